@@ -1,0 +1,61 @@
+/**
+ * The parts of a Llama-architecture Transformer: embedding, causal grouped-query attention with RoPE, SwiGLU MLP,
+ * RMSNorm. Pure functions of weights; hybrid.ts strings them into a network.
+ *
+ * Legend: B batch, T time, D hidden, I intermediate, H query heads, G key/value heads, d head_dim.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { attention } from '../kernels/ops/attention.ts';
+import { linear } from '../kernels/ops/linear.ts';
+import { rmsNorm } from '../kernels/ops/rmsnorm.ts';
+import { type RopeTable, rope } from '../kernels/ops/rope.ts';
+import { swiglu } from '../kernels/ops/swiglu.ts';
+import { type AttentionCache, replaceCached } from './cache.ts';
+import type { TransformerConfig } from './config.ts';
+import { type Weights, weight } from './network.ts';
+import type { Sequence } from './sequence.ts';
+
+/** y = W x + b with the bias only if the network has one. */
+export function project(weights: Weights, name: string, x: tf.Tensor): tf.Tensor {
+  const bias = weights.get(`${name}.bias`) as tf.Tensor1D | undefined;
+  return linear(x, weight(weights, `${name}.weight`) as tf.Tensor2D, bias);
+}
+
+export function norm(config: TransformerConfig, weights: Weights, name: string, x: tf.Tensor3D): tf.Tensor3D {
+  return rmsNorm(x, weight(weights, `${name}.weight`) as tf.Tensor1D, config.rmsNormEps) as tf.Tensor3D;
+}
+
+/** Attention before the output projection, [B, T, H·d]. `u_BTD` is the normed layer input. */
+export function attentionHeads(
+  config: TransformerConfig,
+  weights: Weights,
+  prefix: string,
+  u_BTD: tf.Tensor3D,
+  sequence: Sequence,
+  table: RopeTable,
+  cache?: AttentionCache,
+): tf.Tensor3D {
+  const { batch, time } = sequence;
+  const { heads, kvHeads, headDim } = config;
+  const split = (name: string, count: number) =>
+    tf.reshape(project(weights, `${prefix}${name}`, u_BTD), [batch, time, count, headDim]) as tf.Tensor4D;
+  const query = rope(split('query', heads), sequence.position_BT, table);
+  let keys = rope(split('key', kvHeads), sequence.position_BT, table);
+  let values = split('value', kvHeads);
+  if (cache !== undefined) {
+    if (cache.keys !== null && cache.values !== null) {
+      keys = tf.concat([cache.keys, keys], 1);
+      values = tf.concat([cache.values, values], 1);
+    }
+    cache.keys = replaceCached(cache.keys, keys);
+    cache.values = replaceCached(cache.values, values);
+  }
+  const output = attention(query, keys, values, sequence.keyStart_BT, { scale: headDim ** -0.5 });
+  return tf.reshape(output, [batch, time, heads * headDim]);
+}
+
+export function mlp(weights: Weights, prefix: string, x_BTD: tf.Tensor3D): tf.Tensor3D {
+  const gate = project(weights, `${prefix}gate`, x_BTD);
+  const up = project(weights, `${prefix}up`, x_BTD);
+  return project(weights, `${prefix}down`, swiglu(gate, up)) as tf.Tensor3D;
+}

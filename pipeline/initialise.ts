@@ -8,7 +8,7 @@
  * the exponential in softmax. Source: the recipe in docs/recipe.md, measured for this project.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import type { HostTensor } from '../models/host-tensor.ts';
+import type { HostTensor } from '../checkpoints/safetensors.ts';
 import { ssdScan } from '../kernels/ops/ssd.ts';
 import type { TransformerConfig } from '../models/config.ts';
 import { type MambaWeightName, scanInputs } from '../models/mamba2.ts';

@@ -49,11 +49,14 @@ export const errorKinds = {
   export_refused: failure,
   artifact_corrupt: transient,
   disk_full: transient,
+  /** A stage threw an error that is not in this table: a bug. */
+  stage_failed: failure,
   stage_died: transient,
   lease_lost: transient,
   restart_budget_exhausted: failure,
   cancelled: failure,
   // environment
+  home_unavailable: environment,
   redis_missing: environment,
   redis_unavailable: environment,
   backend_unavailable: environment,

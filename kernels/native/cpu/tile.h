@@ -1,0 +1,149 @@
+// The register tile of every matrix product: a few rows of A times one or two vectors of columns of B, summed over k.
+// `product` puts tiles together on the calling thread and without copies; attention and the scan use it on their blocks,
+// gemm.simd.cc on whole matrices.
+//
+// Each element of C is one chain of multiply-adds in the order of k: where the tiles lie does not change its bits.
+#pragma once
+#include "vec.h"
+
+MOLT_SIMD_BEGIN
+
+// Tile height: 2 · rows accumulators must fit the registers (32 of AVX-512 and NEON, 16 of SSE and AVX2).
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTileRows = 8;
+#elif defined(__AVX2__)
+constexpr int kTileRows = 6;
+#else
+constexpr int kTileRows = 4;
+#endif
+
+// How A is read: `rows` A[i·lda + k] as stored, `columns` A[k·lda + i] for a transposed A.
+enum class Order { rows, columns };
+
+// C[Rows, Vectors · lanes] = or += A · B. Only the first `columns` columns of C exist; B must have them all in memory.
+template <class V, int Rows, int Vectors, Order order>
+static inline void tile(int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc,
+                        int64_t columns, bool accumulate) {
+  constexpr int lanes = lanes_of<V>;
+  V sums[Rows][Vectors] = {};
+  const float* row[Rows];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; i++) row[i] = A + i * lda;
+  for (int64_t k = 0; k < K; k++) {
+    V b[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; j++) b[j] = load<V>(B + j * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; i++) {
+      const V a = splat<V>(order == Order::rows ? row[i][k] : A[i]);
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; j++) sums[i][j] += a * b[j];
+    }
+    B += ldb;
+    if (order == Order::columns) A += lda;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; i++) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; j++) {
+      float* c = C + i * ldc + j * lanes;
+      const int64_t count = columns - j * lanes;
+      if (count >= lanes) {
+        store(c, accumulate ? load<V>(c) + sums[i][j] : sums[i][j]);
+      } else if (count > 0) {
+        store_part(c, accumulate ? load_part<V>(c, count) + sums[i][j] : sums[i][j], count);
+      }
+    }
+  }
+}
+
+// All M rows of one panel of columns.
+template <class V, int Vectors, Order order>
+static void panel(int64_t M, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc,
+                  int64_t columns, bool accumulate) {
+  const int64_t next_row = order == Order::rows ? lda : 1;
+  int64_t i = 0;
+  const auto rest = [&](auto rows) {
+    constexpr int Rows = decltype(rows)::value;
+    for (; i + Rows <= M; i += Rows)
+      tile<V, Rows, Vectors, order>(K, A + i * next_row, lda, B, ldb, C + i * ldc, ldc, columns, accumulate);
+  };
+  rest(Constant<kTileRows>{});
+  if constexpr (kTileRows > 4) rest(Constant<4>{});
+  rest(Constant<2>{});
+  rest(Constant<1>{});
+}
+
+// Columns are cut into panels of two vectors, then one, then a last one that may be half a vector.
+static inline int64_t panel_width(int64_t columns) {
+  if (columns >= 2 * kLanes) return 2 * kLanes;
+  return columns > kLanes / 2 || kLanes < 8 ? kLanes : kLanes / 2;
+}
+
+template <Order order>
+static inline void panel_of_width(int64_t width, int64_t M, int64_t K, const float* A, int64_t lda, const float* B,
+                                  int64_t ldb, float* C, int64_t ldc, int64_t columns, bool accumulate) {
+  if (width == 2 * kLanes) {
+    panel<Vec, 2, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+  } else if (width == kLanes) {
+    panel<Vec, 1, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+  } else {
+    panel<HalfVec, 1, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+  }
+}
+
+// C[M,N] = or += op(A) · B on the calling thread, for small K·N. B is [K,N] and its rows, like C's, must be padded in
+// memory to a multiple of kPad columns; the padding of C is overwritten.
+template <Order order = Order::rows>
+static inline void product(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
+                           float* C, int64_t ldc, bool accumulate = false) {
+  N = round_up(N, kPad);
+  for (int64_t j = 0; j < N;) {
+    const int64_t width = panel_width(N - j);
+    panel_of_width<order>(width, M, K, A, lda, B + j, ldb, C + j, ldc, width, accumulate);
+    j += width;
+  }
+}
+
+// Transposes a square of vectors in place: in step s, lane blocks of size s swap across the diagonal.
+template <class V>
+static inline void transpose_square(V (&rows)[lanes_of<V>]) {
+  constexpr int lanes = lanes_of<V>;
+  const IntsOf<V> lane = lane_numbers<V>();
+#pragma GCC unroll 4
+  for (int s = 1; s < lanes; s *= 2) {
+    // an index of `lanes` or more picks from the second operand of the shuffle
+    const IntsOf<V> upper = (lane & s) == 0 ? lane : lane - s + lanes;
+    const IntsOf<V> lower = (lane & s) == 0 ? lane + s : lane + lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; i++) {
+      if ((i & s) != 0) continue;
+      const V a = rows[i], b = rows[i + s];
+      rows[i] = __builtin_shuffle(a, b, upper);
+      rows[i + s] = __builtin_shuffle(a, b, lower);
+    }
+  }
+}
+
+// to[columns, rows] = from[rows, columns] transposed; `to` has ld_to floats a row.
+static inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+  constexpr int lanes = lanes_of<BlockVec>;
+  int64_t i = 0;
+  for (; i + lanes <= rows; i += lanes) {
+    int64_t j = 0;
+    for (; j + lanes <= columns; j += lanes) {
+      BlockVec square[lanes];
+#pragma GCC unroll 16
+      for (int l = 0; l < lanes; l++) square[l] = load<BlockVec>(from + (i + l) * ld_from + j);
+      transpose_square(square);
+#pragma GCC unroll 16
+      for (int l = 0; l < lanes; l++) store(to + (j + l) * ld_to + i, square[l]);
+    }
+    for (; j < columns; j++)
+      for (int l = 0; l < lanes; l++) to[j * ld_to + i + l] = from[(i + l) * ld_from + j];
+  }
+  for (; i < rows; i++)
+    for (int64_t j = 0; j < columns; j++) to[j * ld_to + i] = from[i * ld_from + j];
+}
+
+MOLT_SIMD_END

@@ -1,0 +1,199 @@
+// Vectors of float for the instruction set this file is compiled for, written with the compiler's vector extensions so
+// that one text serves SSE2, AVX2, AVX-512 and NEON: 4, 8 or 16 lanes. Arithmetic operators come with the type; here are
+// the loads, the reductions and the few functions (exp, log1p) that kernels need without calling libm per element.
+#pragma once
+#include "simd.h"
+
+MOLT_SIMD_BEGIN
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+template <int L>
+struct VecOf {
+  typedef float Float __attribute__((vector_size(L * 4)));
+  typedef int32_t Int __attribute__((vector_size(L * 4)));
+};
+
+using Vec = VecOf<kLanes>::Float;
+using HalfVec = VecOf<(kLanes > 4 ? kLanes / 2 : 4)>::Float;
+// Squares of this many rows are transposed in registers.
+using BlockVec = VecOf<(kLanes > 4 ? 8 : 4)>::Float;
+
+template <class V>
+constexpr int lanes_of = sizeof(V) / sizeof(float);
+template <class V>
+using IntsOf = typename VecOf<lanes_of<V>>::Int;
+
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// Rows of scratch matrices are padded to this many floats, so that small products need no tails.
+constexpr int64_t kPad = 8;
+
+static inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+static inline int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+template <class V = Vec>
+static inline V splat(float value) {
+  return V{} + value;
+}
+
+template <class V = Vec>
+static inline V load(const float* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V>
+static inline void store(float* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+// The first `count` < lanes floats; the other lanes are zero (load) or left alone in memory (store).
+template <class V = Vec>
+static inline V load_part(const float* from, int64_t count) {
+  alignas(64) float lanes[lanes_of<V>] = {};
+  for (int64_t i = 0; i < count; i++) lanes[i] = from[i];
+  return load<V>(lanes);
+}
+
+template <class V>
+static inline void store_part(float* to, V v, int64_t count) {
+  alignas(64) float lanes[lanes_of<V>];
+  store(lanes, v);
+  for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
+}
+
+// Where a loop over a row stands: `Whole` lanes in its body, `Part` of a vector at its end.
+struct Whole {
+  int64_t at;
+  Vec load(const float* row) const { return MOLT_CONCAT(level, MOLT_ISA_LEVEL)::load<Vec>(row + at); }
+  void store(float* row, Vec v) const { MOLT_CONCAT(level, MOLT_ISA_LEVEL)::store(row + at, v); }
+  Vec keep(Vec v, float) const { return v; }
+};
+
+struct Part {
+  int64_t at;
+  int64_t count;
+  Vec load(const float* row) const { return load_part<Vec>(row + at, count); }
+  void store(float* row, Vec v) const { store_part(row + at, v, count); }
+  // Puts `neutral` into the lanes beyond the end of the row.
+  Vec keep(Vec v, float neutral) const {
+    for (int64_t i = count; i < kLanes; i++) v[i] = neutral;
+    return v;
+  }
+};
+
+// Calls body(Whole or Part) over a row of n floats, left to right.
+template <class Body>
+static inline void for_row(int64_t n, Body&& body) {
+  int64_t at = 0;
+  for (; at + kLanes <= n; at += kLanes) body(Whole{at});
+  if (at < n) body(Part{at, n - at});
+}
+
+#if defined(__clang__)
+#error "vec.h permutes lanes with __builtin_shuffle: build with g++"
+#endif
+
+template <class V>
+static inline IntsOf<V> lane_numbers() {
+  IntsOf<V> n;
+  for (int i = 0; i < lanes_of<V>; i++) n[i] = i;
+  return n;
+}
+
+// Sum and maximum over the lanes, as a tree: lane i meets lane i xor 8, 4, 2, 1.
+template <class V>
+static inline float sum(V v) {
+  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v += __builtin_shuffle(v, lane_numbers<V>() ^ step);
+  return v[0];
+}
+
+template <class V>
+static inline V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class V>
+static inline float max_lane(V v) {
+  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v = max(v, __builtin_shuffle(v, lane_numbers<V>() ^ step));
+  return v[0];
+}
+
+// e^x to about 1 ulp for x in [-87, 88]; 0 below, capped just under the largest float above; NaN stays NaN.
+// x = n ln2 + r with |r| <= ln2/2, e^r by the degree 6 minimax-like Taylor polynomial, 2^n through the exponent bits.
+template <class V>
+static inline V exp(V x) {
+  const V too_low = splat<V>(-87.33f), too_high = splat<V>(88.37f);
+  const auto underflow = x < too_low;
+  x = x > too_high ? too_high : x;
+  x = underflow ? too_low : x;
+  const float round = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer that sits in the low mantissa bits
+  const V shifted = x * 1.44269504088896341f + round;
+  const V n = shifted - round;
+  // ln2 in two parts: the high one has trailing zeros, so that n·high is exact
+  V r = x - n * 0.693359375f;
+  r = r - n * -2.12194440e-4f;
+  V p = splat<V>(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  IntsOf<V> bits;
+  __builtin_memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits - 0x4B400000 + 127) << 23;
+  V scale;
+  __builtin_memcpy(&scale, &bits, sizeof scale);
+  return underflow ? V{} : p * scale;
+}
+
+template <class V>
+static inline V sigmoid(V x) {
+  return 1.0f / (1.0f + exp(-x));
+}
+
+// log(1 + z) for z in [0, 1]: 2 artanh(s) with s = z / (2 + z) <= 1/3, as its series to s^15.
+template <class V>
+static inline V log1p_unit(V z) {
+  const V s = z / (2.0f + z), s2 = s * s;
+  V p = splat<V>(1.0f / 15);
+  p = p * s2 + 1.0f / 13;
+  p = p * s2 + 1.0f / 11;
+  p = p * s2 + 1.0f / 9;
+  p = p * s2 + 1.0f / 7;
+  p = p * s2 + 1.0f / 5;
+  p = p * s2 + 1.0f / 3;
+  p = p * s2 + 1.0f;
+  return 2.0f * s * p;
+}
+
+// log(1 + e^x) = max(x, 0) + log1p(e^-|x|), which neither overflows nor loses small values.
+template <class V>
+static inline V softplus(V x) {
+  const V magnitude = x < 0.0f ? -x : x;
+  return (x > 0.0f ? x : V{}) + log1p_unit(exp(-magnitude));
+}
+
+// Needs -fno-math-errno to become one instruction.
+template <class V>
+static inline V sqrt(V x) {
+  V root;
+  for (int i = 0; i < lanes_of<V>; i++) root[i] = __builtin_sqrtf(x[i]);
+  return root;
+}
+
+MOLT_SIMD_END

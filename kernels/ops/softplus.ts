@@ -1,0 +1,30 @@
+/**
+ * softplus(x + bias) = ln(1 + exp(x + bias)): how a Mamba-2 layer gets its positive step size dt. Never clamped.
+ *
+ * Legend: R any leading dimensions, C channels.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
+import { defineGradient, shared } from '../gradient-rules.ts';
+
+/** x[R,C], bias[C] → [R,C]. */
+export function softplusBias(x_RC: tf.Tensor, bias_C: tf.Tensor): tf.Tensor {
+  if (!hasKernel('SoftplusBias')) return softplusBiasComposed(x_RC, bias_C);
+  return runKernel('SoftplusBias', { x: x_RC, bias: bias_C });
+}
+
+export function softplusBiasComposed(x_RC: tf.Tensor, bias_C: tf.Tensor): tf.Tensor {
+  return tf.softplus(tf.add(x_RC, bias_C));
+}
+
+defineGradient({
+  kernel: 'SoftplusBias',
+  saves: [
+    { input: 'x', for: ['x', 'bias'] },
+    { input: 'bias', for: ['x', 'bias'] },
+  ],
+  gradient: ([dy], [x, bias]) => {
+    const gradient = shared(() => runKernelOutputs('SoftplusBiasGrad', { dy: dy!, x: x!, bias: bias! }));
+    return { x: () => gradient(0), bias: () => gradient(1) };
+  },
+});

@@ -1,0 +1,29 @@
+/**
+ * Ctrl-C and SIGTERM as an AbortSignal. The first asks for an orderly end; the second, from someone who has waited long
+ * enough, ends the process at once with the status a shell expects.
+ */
+
+export interface Interruption {
+  readonly signal: AbortSignal;
+  close(): void;
+}
+
+/** 128 + SIGINT (2): what `molt` exits with when it was interrupted, however gently. */
+export const interruptedStatus = 130;
+
+export function interruption(): Interruption {
+  const controller = new AbortController();
+  const onSignal = () => {
+    if (controller.signal.aborted) process.exit(interruptedStatus);
+    controller.abort(new Error('interrupted'));
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+  return {
+    signal: controller.signal,
+    close: () => {
+      process.off('SIGINT', onSignal);
+      process.off('SIGTERM', onSignal);
+    },
+  };
+}

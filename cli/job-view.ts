@@ -1,0 +1,160 @@
+/**
+ * A job as programs and people read it once it stands still: the JSON of `run`, `status` and `ps`, and the report at
+ * the end of a run. The numbers come from the summaries that the stages left in the record; this file computes none.
+ */
+import type { ErrorJson } from '../errors.ts';
+import type { JobRecord, JobStatus, StageStatus } from '../queue/jobs.ts';
+import {
+  colours,
+  formatBytes,
+  formatCount,
+  formatMeasure,
+  formatPercent,
+  formatSeconds,
+  formatTable,
+} from './format.ts';
+
+/** The evaluate stage's summary: teacher and student beside each other on held-out text. */
+export interface JobResult {
+  readonly teacher: { readonly perplexity: number };
+  readonly start: StudentMeasures;
+  readonly end: StudentMeasures;
+  /** Tokens the student was trained on. */
+  readonly tokens: number;
+  /** Wall time of the job's stages. */
+  readonly seconds: number;
+  readonly samples?: readonly { readonly prompt: string; readonly teacher: string; readonly student: string }[];
+  readonly cache?: {
+    readonly teacherBytesPerToken: number;
+    readonly studentBytesPerToken: number;
+    /** Recurrent state of the Mamba layers: the same at any length. */
+    readonly studentStateBytes: number;
+  };
+}
+
+interface StudentMeasures {
+  readonly kl: number;
+  readonly perplexity: number;
+  /** Share of tokens on which teacher and student agree about the most likely next one. */
+  readonly top1: number;
+}
+
+/** What `molt run --json` answers, and scripts rely on. */
+export interface JobJson {
+  readonly id: string;
+  readonly status: JobStatus;
+  readonly stages: readonly {
+    readonly name: string;
+    readonly status: StageStatus;
+    readonly attempt: number;
+    readonly seconds: number;
+  }[];
+  readonly layers: string | null;
+  readonly result: Pick<JobResult, 'teacher' | 'start' | 'end' | 'tokens' | 'seconds'> | null;
+  /** Directory of the exported model in the store. */
+  readonly export: string | null;
+  readonly error: (ErrorJson & { readonly stage?: string }) | null;
+}
+
+export function jobJson(record: JobRecord, exportDirectory: string | null): JobJson {
+  const result = jobResult(record);
+  return {
+    id: record.id,
+    status: record.status,
+    stages: record.stages.map(({ name, status, attempt, seconds }) => ({ name, status, attempt, seconds })),
+    layers: layersOfJob(record),
+    result: result && {
+      teacher: result.teacher,
+      start: result.start,
+      end: result.end,
+      tokens: result.tokens,
+      seconds: result.seconds,
+    },
+    export: exportDirectory,
+    error: record.error,
+  };
+}
+
+/** `jobJson` and everything else the record holds, for `molt status` and `molt ps`. */
+export function jobJsonInFull(record: JobRecord, exportDirectory: string | null): object {
+  return { ...record, ...jobJson(record, exportDirectory), stages: record.stages };
+}
+
+/** The numbers of a finished job, or null while there are none. */
+export function jobResult(record: JobRecord): JobResult | null {
+  const evaluated = record.stages.find((stage) => stage.name === 'evaluate');
+  return (evaluated?.summary as JobResult | null | undefined) ?? null;
+}
+
+/** Wall time from the first stage's start to the end of the job, or to now while it is not over. */
+export function jobSeconds({ startedAt, finishedAt }: JobRecord): number {
+  if (startedAt === null) return 0;
+  const end = finishedAt === null ? Date.now() : Date.parse(finishedAt);
+  return Math.max(0, end - Date.parse(startedAt)) / 1000;
+}
+
+/** One letter a layer; null until a stage has seen how deep the teacher is, unless the recipe spells it out. */
+export function layersOfJob(record: JobRecord): string | null {
+  const { attention } = record.recipe.student;
+  if (typeof attention === 'string') return attention;
+  const layouts = record.stages.map((stage) => stage.summary?.['layout']);
+  return layouts.find((layout) => typeof layout === 'string') ?? null;
+}
+
+/** The stage a job is at: the one that runs, else the first without an end. */
+export function currentStage(record: JobRecord): string {
+  const active = record.stages.find((stage) => stage.status === 'running' || stage.status === 'recovering');
+  const stage = active ?? record.stages.find((candidate) => candidate.finishedAt === null);
+  return stage?.name ?? '';
+}
+
+/** What a person reads when a run has succeeded. */
+export function reportLines(record: JobRecord, result: JobResult, exportDirectory: string): string[] {
+  const row = (name: string, { perplexity, kl, top1 }: StudentMeasures) => [
+    name,
+    formatMeasure(perplexity),
+    formatMeasure(kl),
+    formatPercent(top1),
+  ];
+  const table = formatTable([
+    ['', 'perplexity', 'KL to teacher', 'top-1 agreement'],
+    row('teacher', { perplexity: result.teacher.perplexity, kl: 0, top1: 1 }),
+    row('student, at the start', result.start),
+    row('student, distilled', result.end),
+  ]);
+  return [
+    colours.bold(table[0] ?? ''),
+    ...table.slice(1),
+    '',
+    `${formatCount(result.tokens)} tokens of training in ${formatSeconds(result.seconds)}`,
+    ...cacheLines(result),
+    ...sampleLines(result),
+    '',
+    `model      ${exportDirectory}`,
+    `           molt generate --model '${exportDirectory}' --prompt 'Once upon a time' --tokens 100`,
+    `copy out   molt download ${record.id} -o DIR`,
+    `in Python  transformers.AutoModelForCausalLM.from_pretrained('${exportDirectory}')`,
+  ];
+}
+
+function cacheLines({ cache }: JobResult): string[] {
+  if (cache === undefined) return [];
+  return [
+    `cache a token: teacher ${formatBytes(cache.teacherBytesPerToken)}, student ` +
+      `${formatBytes(cache.studentBytesPerToken)} and ${formatBytes(cache.studentStateBytes)} that never grow`,
+  ];
+}
+
+function sampleLines({ samples = [] }: JobResult): string[] {
+  return samples.flatMap(({ prompt, teacher, student }) => [
+    '',
+    `${colours.bold('prompt')}     ${prompt}`,
+    `${colours.cyan('teacher')}    ${oneParagraph(teacher)}`,
+    `${colours.magenta('student')}    ${oneParagraph(student)}`,
+  ]);
+}
+
+/** Line breaks of generated text would break the two columns. */
+function oneParagraph(text: string): string {
+  return text.replace(/\s+/g, ' ').trim();
+}

@@ -1,0 +1,258 @@
+/**
+ * A job while it runs, for people. On a terminal a few lines are redrawn in place: the layers, every stage with its
+ * time, a bar, the measure being trained and its course. Anywhere else (a pipe, a CI log, TERM=dumb) each event is one
+ * plain line, and progress is reported every few seconds rather than every step.
+ *
+ * It only shows what the job's record and events say; it neither reads files nor talks to Redis.
+ */
+import {
+  foldJob,
+  hasArtifact,
+  type JobEvent,
+  type JobRecord,
+  type JobStatus,
+  type StageRecord,
+} from '../queue/jobs.ts';
+import {
+  clip,
+  colours,
+  formatBar,
+  formatCount,
+  formatLayers,
+  formatMeasure,
+  formatSeconds,
+  formatSparkline,
+} from './format.ts';
+import { layersOfJob } from './job-view.ts';
+
+export interface LiveView {
+  /** Shows one event of the job. */
+  show(event: JobEvent): void;
+  /** Prints a line that stays, above what is redrawn. */
+  note(line: string): void;
+  /** Leaves the last picture standing and gives the cursor back. Harmless when called twice. */
+  close(): void;
+}
+
+/** Opens a view of `record` on stderr. */
+export function openLiveView(record: JobRecord): LiveView {
+  const { CI, TERM } = process.env;
+  const canRedraw = process.stderr.isTTY === true && TERM !== 'dumb' && (CI === undefined || CI === '');
+  return canRedraw ? openScreen(record) : openLines(record);
+}
+
+/** What the events said so far. Progress and metrics are many, so only their last and their course are kept. */
+interface Story {
+  readonly submitted: JobRecord;
+  readonly milestones: JobEvent[];
+  readonly progress: Map<string, JobEvent>;
+  readonly curves: Map<string, Curve>;
+  lastLog: string;
+}
+
+interface Curve {
+  readonly measure: string;
+  /** At most `curveLength` values; every `stride`-th of those reported. */
+  values: number[];
+  stride: number;
+  reported: number;
+  last: Readonly<Record<string, number>>;
+}
+
+const curveLength = 512;
+
+function startStory(record: JobRecord): Story {
+  return { submitted: record, milestones: [], progress: new Map(), curves: new Map(), lastLog: '' };
+}
+
+function tell(story: Story, event: JobEvent): void {
+  if (event.type === 'job' || event.type === 'stage') story.milestones.push(event);
+  else if (event.type === 'progress') story.progress.set(event.stage, event);
+  else if (event.type === 'log') story.lastLog = event.line;
+  else recordMetric(story, event);
+}
+
+/** The measure worth drawing: the loss if the stage has one, else the first it reports. */
+const drawnMeasures = ['kl', 'loss', 'error'];
+
+function recordMetric(story: Story, event: JobEvent & { type: 'metric' }): void {
+  const names = Object.keys(event.values);
+  const measure = drawnMeasures.find((name) => names.includes(name)) ?? names[0];
+  if (measure === undefined) return;
+  let curve = story.curves.get(event.stage);
+  if (curve === undefined || !names.includes(curve.measure)) {
+    curve = { measure, values: [], stride: 1, reported: 0, last: event.values };
+    story.curves.set(event.stage, curve);
+  }
+  curve.last = event.values;
+  if (curve.reported++ % curve.stride === 0) curve.values.push(event.values[curve.measure] ?? Number.NaN);
+  if (curve.values.length > curveLength) {
+    curve.values = curve.values.filter((_, index) => index % 2 === 0);
+    curve.stride *= 2;
+  }
+}
+
+/** The record after the story so far; the clock of a running stage is read against now. */
+function recordNow(story: Story): JobRecord {
+  // Progress first: it changes nothing else, and the end of a stage must have the last word on it.
+  return foldJob(story.submitted, [...story.progress.values(), ...story.milestones]);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// A terminal: redrawn in place
+// ---------------------------------------------------------------------------------------------------------------------
+
+const framesPerSecond = 8;
+const hideCursor = '\x1b[?25l';
+const showCursor = '\x1b[?25h';
+
+function openScreen(record: JobRecord): LiveView {
+  const story = startStory(record);
+  let drawn = 0;
+  let closed = false;
+
+  function erase(): string {
+    const up = drawn === 0 ? '' : `\x1b[${drawn}A`;
+    drawn = 0;
+    return `${up}\r\x1b[J`;
+  }
+  function draw(): void {
+    const { columns = 80, rows = 24 } = process.stderr;
+    const lines = picture(story, columns).slice(0, Math.max(1, rows - 1));
+    const text = lines.map((line) => `${clip(line, columns - 1)}\n`).join('');
+    process.stderr.write(erase() + text);
+    drawn = lines.length;
+  }
+
+  const restoreCursor = () => process.stderr.write(showCursor);
+  process.once('exit', restoreCursor);
+  process.stderr.write(hideCursor);
+  draw();
+  const timer = setInterval(draw, 1000 / framesPerSecond);
+  return {
+    show: (event) => tell(story, event),
+    note: (line) => {
+      process.stderr.write(`${erase()}${line}\n`);
+      if (!closed) draw();
+    },
+    close: () => {
+      if (closed) return;
+      clearInterval(timer);
+      draw();
+      drawn = 0;
+      closed = true;
+      restoreCursor();
+      process.off('exit', restoreCursor);
+    },
+  };
+}
+
+function picture(story: Story, columns: number): string[] {
+  const record = recordNow(story);
+  const layers = layersOfJob(record);
+  const title = [colours.bold(record.name ?? record.recipe.name), colours.dim(record.id), statusWord(record.status)];
+  const lines = ['', ` ${title.join('  ')}`];
+  if (layers !== null) lines.push(` ${formatLayers(layers)}   ${colours.dim('A attention, M Mamba-2')}`);
+  lines.push('');
+  for (const stage of record.stages) {
+    lines.push(stageLine(stage, columns));
+    const curve = story.curves.get(stage.name);
+    if (stage.status === 'running' && curve !== undefined) lines.push(curveLine(curve, columns));
+  }
+  lines.push('', colours.dim(` ${story.lastLog}`));
+  return lines;
+}
+
+function stageLine(stage: StageRecord, columns: number): string {
+  const time = stage.attempt === 0 ? '' : formatSeconds(stage.seconds);
+  const line = ` ${stageMark(stage)} ${stage.name.padEnd(9)} ${time.padStart(12)}`;
+  if (stage.status === 'reused') return `${line}  ${colours.dim('already in the store')}`;
+  if (stage.status === 'failed') return `${line}  ${colours.red(stage.error?.message ?? 'failed')}`;
+  const again = stage.attempt > 1 ? colours.yellow(`  attempt ${stage.attempt}`) : '';
+  if (stage.status === 'recovering') return `${line}  ${colours.yellow('stopped; will be tried again')}${again}`;
+  if (stage.status !== 'running') return `${line}${again}`;
+  const bar = formatBar(stage.progress, Math.max(8, Math.min(32, columns - 60)));
+  return `${line}  ${colours.green(bar)} ${(100 * stage.progress).toFixed(0).padStart(3)} %  ${stage.progressText ?? ''}${again}`;
+}
+
+function stageMark(stage: StageRecord): string {
+  if (hasArtifact(stage.status)) return colours.green('✓');
+  if (stage.status === 'failed') return colours.red('✗');
+  if (stage.status === 'cancelled') return colours.yellow('–');
+  if (stage.status === 'recovering') return colours.yellow('↻');
+  return stage.status === 'running' ? colours.cyan('▶') : colours.dim('·');
+}
+
+function curveLine(curve: Curve, columns: number): string {
+  const width = Math.max(8, Math.min(40, columns - 60));
+  return `${' '.repeat(27)}${colours.cyan(formatSparkline(curve.values, width))} ${describeMetric(curve)}`;
+}
+
+function describeMetric(curve: Curve): string {
+  const value = curve.last[curve.measure];
+  const speed = curve.last['tokensPerSecond'];
+  const parts = value === undefined ? [] : [`${curve.measure} ${formatMeasure(value)}`];
+  if (speed !== undefined) parts.push(`${formatCount(speed)} tokens/s`);
+  return parts.join('  ');
+}
+
+function statusWord(status: JobStatus): string {
+  if (status === 'succeeded') return colours.green(status);
+  if (status === 'failed') return colours.red(status);
+  if (status === 'cancelled' || status === 'cancelling' || status === 'recovering') return colours.yellow(status);
+  return colours.cyan(status);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Anywhere else: one line an event
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** A CI log of a minute's job stays readable; a person at `tail -f` still sees that it lives. */
+const secondsBetweenProgressLines = 3;
+
+function openLines(record: JobRecord): LiveView {
+  const story = startStory(record);
+  const write = (line: string) => void process.stderr.write(`${line}\n`);
+  let lastProgress = Date.now();
+  let banner: string | null = null;
+
+  write(`${record.id}  ${record.name ?? record.recipe.name}`);
+  return {
+    show: (event) => {
+      tell(story, event);
+      if (event.type === 'metric') return;
+      const record = recordNow(story);
+      const layers = layersOfJob(record);
+      if (layers !== banner && layers !== null) write(`layers     ${formatLayers(layers)}`);
+      banner = layers;
+      if (event.type !== 'progress') {
+        write(plainLine(event, record, story));
+        return;
+      }
+      const now = Date.now();
+      if (now - lastProgress < 1000 * secondsBetweenProgressLines) return;
+      lastProgress = now;
+      write(plainLine(event, record, story));
+    },
+    note: write,
+    close: () => {},
+  };
+}
+
+function plainLine(event: Exclude<JobEvent, { type: 'metric' }>, record: JobRecord, story: Story): string {
+  if (event.type === 'job') return `job        ${event.status}${event.reason === undefined ? '' : `: ${event.reason}`}`;
+  const name = event.stage.padEnd(9);
+  if (event.type === 'log') return `${name}  ${event.line}`;
+  if (event.type === 'progress') {
+    const curve = story.curves.get(event.stage);
+    const parts = [`${(100 * event.fraction).toFixed(0).padStart(3)} %`, event.text ?? ''];
+    if (curve !== undefined) parts.push(describeMetric(curve));
+    return `${name}  ${parts.filter((part) => part !== '').join('  ')}`;
+  }
+  const stage = record.stages.find((candidate) => candidate.name === event.stage);
+  const attempt = event.attempt > 1 ? `, attempt ${event.attempt}` : '';
+  if (hasArtifact(event.status) && stage !== undefined) {
+    return `${name}  ${event.status === 'reused' ? 'already in the store' : `done in ${formatSeconds(stage.seconds)}`}`;
+  }
+  return `${name}  ${event.status}${attempt}${event.error === undefined ? '' : `: ${event.error.message}`}`;
+}

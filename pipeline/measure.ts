@@ -22,12 +22,13 @@ export interface Measurement {
   readonly teacherPerplexity: number;
 }
 
-/** The first layer in which two networks differ: below it they are the same function with the same weights. */
+/** How many layers from the embedding on are the same function with the same weights; −1 if not even the embedding is. */
 export function sharedLayers(teacher: Model, student: Model): number {
+  if (teacher.weights.get('embed.weight') !== student.weights.get('embed.weight')) return -1;
   const { layers } = teacher.network.transformer;
   let layer = 0;
   while (layer < layers && sameLayer(teacher, student, layer)) layer++;
-  return teacher.weights.get('embed.weight') === student.weights.get('embed.weight') ? layer : 0;
+  return layer;
 }
 
 function sameLayer(teacher: Model, student: Model, layer: number): boolean {
@@ -38,16 +39,23 @@ function sameLayer(teacher: Model, student: Model, layer: number): boolean {
   return teacher.network.layout[layer] === student.network.layout[layer];
 }
 
-/** Normed hidden states of teacher and student, [B, T, D] each; the layers they share are run once. */
-export function bothHiddenStates(
-  teacher: Model,
-  student: Model,
-  sequence: Sequence,
-  shared = sharedLayers(teacher, student),
-): { teacher: tf.Tensor3D; student: tf.Tensor3D } {
-  const trunk = runLayers(teacher, embed(teacher, sequence), sequence, { to: shared });
-  const tail = (model: Model) => finalNorm(model, runLayers(model, trunk, sequence, { from: shared }));
-  return { teacher: tail(teacher), student: tail(student) };
+/** The residual stream below the first layer in which two models differ, run once for both. */
+export interface Trunk {
+  readonly shared: number;
+  /** Null when they differ from the embedding on. */
+  readonly hidden_BTD: tf.Tensor3D | null;
+}
+
+export function runTrunk(teacher: Model, sequence: Sequence, shared: number): Trunk {
+  if (shared < 0) return { shared, hidden_BTD: null };
+  return { shared, hidden_BTD: runLayers(teacher, embed(teacher, sequence), sequence, { to: shared }) };
+}
+
+/** Normed hidden states of one of the two models, [B·T, D], from their trunk on. */
+export function hiddenFromTrunk(model: Model, sequence: Sequence, { shared, hidden_BTD }: Trunk): tf.Tensor2D {
+  const start = hidden_BTD ?? embed(model, sequence);
+  const hidden = finalNorm(model, runLayers(model, start, sequence, { from: Math.max(0, shared) }));
+  return tf.reshape(hidden, [-1, model.network.transformer.hiddenSize]);
 }
 
 /**
@@ -87,12 +95,12 @@ export async function measure(
     const start = data.start.subarray(row * data.time, (row + count) * data.time);
     const labels = nextTokenLabels(ids, start, data.time);
     const columns = tf.tidy(() => {
-      const hidden = bothHiddenStates(teacher, student, makeSequence(ids, count, { start }), shared);
-      const width = teacher.network.transformer.hiddenSize;
+      const sequence = makeSequence(ids, count, { start });
+      const trunk = runTrunk(teacher, sequence, shared);
       const head = klHead(
         {
-          student_RD: tf.reshape(hidden.student, [-1, width]),
-          teacher_RD: tf.reshape(hidden.teacher, [-1, width]),
+          student_RD: hiddenFromTrunk(student, sequence, trunk),
+          teacher_RD: hiddenFromTrunk(teacher, sequence, trunk),
           studentWeight_VD: headWeight(student.network, student.weights),
           teacherWeight_VD: headWeight(teacher.network, teacher.weights),
           labels_R: tf.tensor1d(labels, 'int32'),

@@ -1,0 +1,221 @@
+/**
+ * distill: the student as a whole learns to predict like its teacher: forward KL(teacher‖student) a token in fp32 at
+ * temperature 1, AdamW, warm-up, constant, then linear to zero. By default only the mixers learn; `distill.train` adds
+ * groups, each with its own rate. Held-out KL is measured before and after, and the better weights are kept: a rate that
+ * suits one teacher can hurt another.
+ * Artifact: student.safetensors, every weight that differs from the teacher's.
+ */
+import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
+import type { WeightGroup } from '../../configs/schema.ts';
+import { moltError } from '../../errors.ts';
+import { valueAndGradients } from '../../kernels/autograd.ts';
+import { AdamW } from '../../kernels/ops/adamw.ts';
+import { klHead } from '../../kernels/ops/kl-head.ts';
+import { learningRateScale } from '../../kernels/schedule.ts';
+import type { Model } from '../../models/hybrid.ts';
+import { headWeight } from '../../models/network.ts';
+import { makeSequence } from '../../models/sequence.ts';
+import { type Batch, trainingBatch } from '../data/batches.ts';
+import { loadVariables, studentModel } from '../load-model.ts';
+import { hiddenFromTrunk, type Measurement, measure, nextTokenLabels, runTrunk, sharedLayers } from '../measure.ts';
+import type { Stage, StageContext } from '../stage.ts';
+import { restoreTrainingState, saveTrainingState, type Trained, writeWeights } from '../training-state.ts';
+import { weightGroupOf } from '../weight-groups.ts';
+import { openWorkbench, type Workbench } from '../workbench.ts';
+
+export const distill: Stage = {
+  name: 'distill',
+  queue: 'gpu',
+  version: 1,
+  needs: ['prepare', 'align'],
+  recipePart: ({ seed, align, distill: settings, evaluate }) => ({
+    seed,
+    settings,
+    tokens: evaluate.tokens,
+    // Distillation reads on where alignment stopped.
+    alignTokens: align.tokens,
+  }),
+
+  async run(context) {
+    const bench = await openWorkbench(context);
+    const alignedFile = join(context.inputs.align!, 'mixers.safetensors');
+    const mixers = loadVariables(alignedFile);
+    const trainable = trainableWeights(bench, mixers, context.recipe.distill.train);
+    const trained = createOptimiser(context, trainable);
+    try {
+      const student = studentModel(bench.teacher, bench.student.network, new Map([...mixers, ...trainable]));
+      const { before, after } = await train(context, bench, student, trained);
+      const kept = after.kl <= before.kl ? 'distilled' : 'aligned';
+      if (kept === 'aligned') {
+        context.log(`held-out KL rose from ${before.kl.toFixed(4)} to ${after.kl.toFixed(4)}: keeping the aligned weights`);
+      }
+      const weights = kept === 'distilled' ? new Map([...mixers, ...trainable]) : loadVariables(alignedFile);
+      await writeWeights(join(context.outDir, 'student.safetensors'), weights);
+      if (kept === 'aligned') for (const variable of weights.values()) variable.dispose();
+      return { steps: trained.optimiser.step, before, after, kept };
+    } finally {
+      trained.optimiser.close();
+      for (const variable of new Set([...mixers.values(), ...trainable.values()])) variable.dispose();
+      bench.close();
+    }
+  },
+};
+
+/** Weights of the chosen groups as variables: the mixers themselves, and copies of what is the teacher's. */
+function trainableWeights(
+  bench: Workbench,
+  mixers: ReadonlyMap<string, tf.Variable>,
+  groups: readonly WeightGroup[],
+): Map<string, tf.Variable> {
+  const chosen = new Map<string, tf.Variable>();
+  if (groups.includes('mixers')) for (const [name, variable] of mixers) chosen.set(name, variable);
+  // The student has no attention weights in its Mamba layers.
+  const inherited = studentModel(bench.teacher, bench.student.network, mixers).weights;
+  for (const [name, tensor] of inherited) {
+    if (mixers.has(name) || !groups.includes(weightGroupOf(name))) continue;
+    // A sum, not a clone: updates are in place and must not reach the teacher's buffer.
+    const copy = tf.add(tensor, 0);
+    chosen.set(name, tf.variable(copy, true));
+    copy.dispose();
+  }
+  return chosen;
+}
+
+function createOptimiser({ recipe }: StageContext, trainable: ReadonlyMap<string, tf.Variable>): Trained {
+  const settings = recipe.distill;
+  const groups = settings.train.map((group) => ({
+    name: group,
+    members: [...trainable].filter(([name]) => weightGroupOf(name) === group),
+  }));
+  const optimiser = new AdamW(
+    groups.map(({ name, members }) => ({
+      name,
+      parameters: members.map(([, variable]) => variable),
+      learningRate: settings.rates[name] ?? settings.lr,
+      beta1: settings.betas[0],
+      beta2: settings.betas[1],
+      eps: settings.eps,
+      weightDecay: settings.weightDecay,
+    })),
+    { clip: settings.clip },
+  );
+  return { names: groups.flatMap(({ members }) => members.map(([name]) => name)), optimiser };
+}
+
+async function train(
+  context: StageContext,
+  bench: Workbench,
+  student: Model,
+  trained: Trained,
+): Promise<{ before: Measurement; after: Measurement }> {
+  const { recipe, signal } = context;
+  const settings = recipe.distill;
+  const { optimiser } = trained;
+  const rowsPerStep = settings.batch * settings.accumulate;
+  const tokensPerStep = rowsPerStep * bench.train.time;
+  const total = Math.max(1, Math.round(settings.tokens / tokensPerStep));
+  const firstRow = Math.round(recipe.align.tokens / bench.train.time);
+  const heldOut = () => measure(bench.teacher, student, bench.heldOut, { tokens: recipe.evaluate.tokens, signal });
+
+  const resumed = restoreTrainingState(context.workDir, trained) as Measurement | null;
+  if (resumed !== null) context.log(`resumed at step ${optimiser.step}`);
+  const before = resumed ?? (await heldOut());
+  if (resumed === null) context.log(`aligned: held-out KL ${before.kl.toFixed(4)}`);
+
+  const step = createStep(bench.teacher, student, trained, settings.train);
+  const began = { time: performance.now(), step: optimiser.step };
+  while (optimiser.step < total) {
+    const index = optimiser.step;
+    if (signal.aborted) {
+      await saveTrainingState(context.workDir, trained, { ...before });
+      throw signal.reason;
+    }
+    const batches = Array.from({ length: settings.accumulate }, (_, micro) =>
+      trainingBatch(bench.train, {
+        seed: recipe.seed,
+        first: firstRow + index * rowsPerStep + micro * settings.batch,
+        rows: settings.batch,
+      }),
+    );
+    const { loss, gradients } = step(batches);
+    const scale = learningRateScale(index, { warmup: settings.warmup, total, decayFraction: settings.decay });
+    const [[kl], result] = await Promise.all([
+      loss.data<'float32'>(),
+      optimiser.apply(gradients, scale, 1 / settings.accumulate),
+    ]);
+    tf.dispose([loss, gradients]);
+    if (!result.applied || !Number.isFinite(kl)) throw notFinite(index);
+    const seconds = (performance.now() - began.time) / 1000;
+    context.metric({
+      step: index + 1,
+      kl: kl! / settings.accumulate,
+      lr: settings.lr * scale,
+      gradientNorm: result.gradientNorm,
+      tokensPerSecond: ((index + 1 - began.step) * tokensPerStep) / seconds,
+    });
+    context.progress(optimiser.step / total, `step ${optimiser.step}/${total}`);
+    if (optimiser.step === total) break;
+    if (optimiser.step % settings.checkpointEvery === 0) {
+      await saveTrainingState(context.workDir, trained, { ...before });
+    }
+    if (settings.evaluateEvery > 0 && optimiser.step % settings.evaluateEvery === 0) {
+      const { kl, top1, perplexity } = await heldOut();
+      context.metric({ step: index + 1, heldOutKl: kl, heldOutTop1: top1, heldOutPerplexity: perplexity });
+    }
+  }
+  const after = await heldOut();
+  context.log(`distilled: held-out KL ${after.kl.toFixed(4)}, top-1 ${(100 * after.top1).toFixed(1)} %`);
+  return { before, after };
+}
+
+/** Forward and backward over the micro-batches of one step: the sum of their mean KLs and of its gradients. */
+function createStep(teacher: Model, student: Model, trained: Trained, groups: readonly WeightGroup[]) {
+  const shared = sharedLayers(teacher, student);
+  const trainHead = groups.includes('embeddings');
+  const { parameters } = trained.optimiser;
+
+  const micro = (batch: Batch) => {
+    const sequence = makeSequence(batch.ids, batch.rows, { start: batch.start });
+    const labels_R = tf.tensor1d(nextTokenLabels(batch.ids, batch.start, sequence.time), 'int32');
+    const trunk = runTrunk(teacher, sequence, shared);
+    const teacher_RD = hiddenFromTrunk(teacher, sequence, trunk);
+    return valueAndGradients(() => {
+      const { kl } = klHead(
+        {
+          student_RD: hiddenFromTrunk(student, sequence, trunk),
+          teacher_RD,
+          studentWeight_VD: headWeight(student.network, student.weights),
+          teacherWeight_VD: headWeight(teacher.network, teacher.weights),
+          labels_R,
+        },
+        { gradient: true, trainHead },
+      );
+      return tf.mean(kl);
+    }, parameters);
+  };
+
+  return (batches: readonly Batch[]): { loss: tf.Tensor; gradients: tf.Tensor[] } => {
+    let sum: { loss: tf.Tensor; gradients: tf.Tensor[] } | null = null;
+    for (const batch of batches) {
+      const [loss, ...gradients] = tf.tidy(() => {
+        const result = micro(batch);
+        if (sum === null) return [result.value, ...result.gradients];
+        return [sum.loss, ...sum.gradients].map((old, index) =>
+          tf.add(old, index === 0 ? result.value : result.gradients[index - 1]!),
+        );
+      });
+      if (sum !== null) tf.dispose(sum as tf.TensorContainer);
+      sum = { loss: loss!, gradients };
+    }
+    return sum!;
+  };
+}
+
+function notFinite(step: number) {
+  return moltError('non_finite_loss', {
+    message: `the loss or its gradient is not finite at step ${step}`,
+    field: 'distill.lr',
+    hint: 'Lower distill.lr; the checkpoint before it is kept, so `molt resume` continues from there.',
+  });
+}

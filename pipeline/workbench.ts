@@ -1,0 +1,65 @@
+/**
+ * What every stage that computes needs on its bench: the engine started, the teacher on the device, the student's shape
+ * and the packed data. Opened from the artifacts of `prepare`; `close` releases all of it.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { resolveLayout } from '../configs/layout.ts';
+import type { Recipe } from '../configs/recipe.ts';
+import { startBackend } from '../kernels/backends.ts';
+import type { HybridConfig } from '../models/config.ts';
+import type { Model } from '../models/hybrid.ts';
+import { hybridNetwork, type Network } from '../models/network.ts';
+import { type PackedRows, readPackedRows } from './data/pack.ts';
+import { loadModel } from './load-model.ts';
+import type { StageContext } from './stage.ts';
+
+/** `teacher.json` of the prepare artifact. */
+export interface PreparedTeacher {
+  /** The directory the weights are read from. */
+  readonly dir: string;
+}
+
+export interface Workbench {
+  readonly teacherDir: string;
+  readonly teacher: Model;
+  readonly student: { readonly config: HybridConfig; readonly network: Network };
+  readonly train: PackedRows;
+  readonly heldOut: PackedRows;
+  close(): void;
+}
+
+export async function openWorkbench(context: StageContext): Promise<Workbench> {
+  const { recipe } = context;
+  const engine = await startBackend(recipe.engine);
+  context.log(`engine: ${engine.name}, ${engine.threads} threads (${engine.reason})`);
+  const prepared = context.inputs.prepare!;
+  const { dir } = JSON.parse(readFileSync(join(prepared, 'teacher.json'), 'utf8')) as PreparedTeacher;
+  const train = readPackedRows(join(prepared, 'train.safetensors'));
+  const heldOut = readPackedRows(join(prepared, 'heldout.safetensors'));
+  const loaded = loadModel(dir, Math.max(train.time, heldOut.time));
+  const config = studentConfig(loaded.model, recipe);
+  return {
+    teacherDir: dir,
+    teacher: loaded.model,
+    student: { config, network: hybridNetwork(config) },
+    train,
+    heldOut,
+    close: () => loaded.close(),
+  };
+}
+
+/** The student that this recipe makes of this teacher. One state channel more than head_dim: the ones channel. */
+export function studentConfig(teacher: Model, { student }: Recipe): HybridConfig {
+  const { transformer } = teacher.network;
+  return {
+    transformer,
+    layout: resolveLayout(student.attention, transformer.layers),
+    mamba: {
+      headsPerQuery: student.heads,
+      stateSize: transformer.headDim + 1,
+      convWidth: 4,
+      activationScale: student.activationScale,
+    },
+  };
+}

@@ -29,6 +29,9 @@ export interface LoadTokenizerOptions {
   readonly embeddings?: number;
 }
 
+/** The library takes any other for the kind it resembles. */
+const modelTypes = ['BPE', 'Unigram', 'WordPiece'];
+
 const maxTokenizerBytes = 64 << 20;
 const maxConfigBytes = 16 << 20;
 
@@ -57,6 +60,14 @@ function createInner(dir: string): HuggingFaceTokenizer {
   const configFile = findFile(dir, 'tokenizer_config.json', 'tokenizer_invalid');
   const definition = JSON.parse(readTextFile(file, 'tokenizer_invalid', maxTokenizerBytes)) as TokenizerDefinition;
   const config = configFile === null ? {} : JSON.parse(readTextFile(configFile, 'tokenizer_invalid', maxConfigBytes));
+  const { type } = definition.model;
+  if (type !== undefined && !modelTypes.includes(type)) {
+    throw moltError('tokenizer_invalid', {
+      file,
+      field: 'model.type',
+      message: `is ${JSON.stringify(type)}, expected one of ${modelTypes.join(', ')}`,
+    });
+  }
   try {
     const complete = { added_tokens: [], decoder: null, normalizer: null, post_processor: null, ...definition };
     // Without the option the library tidies spaces before punctuation, and the text would not be what was encoded.

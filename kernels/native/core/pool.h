@@ -1,6 +1,8 @@
 // A fork-join pool for oversubscribed machines: tasks are handed out dynamically, the caller works too and waits only
 // for workers that took a task; workers spin briefly and then sleep. Never a spinning barrier: with a neighbour on one
 // core it turns 0.2 ms of work into 8 ms.
+//
+// One thread at a time may call parallel_for (the stream thread does); fn must not call it again.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -18,7 +20,7 @@ class Pool {
 
   // Runs fn(i) for every i in [0, n), in any order and on any thread. fn must not throw.
   template <class F>
-  void parallel_for(int64_t n, F&& fn) {
+  __attribute__((always_inline)) void parallel_for(int64_t n, F&& fn) {
     run(n, [](void* f, int64_t i) { (*static_cast<std::remove_reference_t<F>*>(f))(i); }, &fn);
   }
 

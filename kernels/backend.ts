@@ -1,0 +1,211 @@
+/**
+ * The tfjs backend `native`: tensors live in the addon, and every operation is a command on the addon's stream.
+ * Nothing here computes or waits: `run` encodes a command and returns the ids its outputs will have, `write` copies the
+ * host's values into the queue, `read` is a promise that the stream resolves. Only `readSync` and `sync` wait.
+ *
+ * Kernels are not methods here but rows of kernels/registry.ts.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import type { HostArray, NativeAddon, NativeStats } from './addon.ts';
+import type { OutputSpec } from './rows/row.ts';
+
+export const nativeBackendName = 'native';
+
+/** How elements are stored, by the number kernels/native/core/op.h gives it. */
+export const storageCode = { float32: 0, int32: 1, bool: 2, bfloat16: 3 } as const;
+export type Storage = keyof typeof storageCode;
+
+interface Entry {
+  /** Buffer id in the addon; -1 for strings, which stay on the host. */
+  readonly id: number;
+  readonly dtype: tf.DataType;
+  readonly storage: number;
+  readonly size: number;
+  readonly strings: Uint8Array[] | undefined;
+  references: number;
+}
+
+export interface NativeMemory extends NativeStats {
+  readonly unreliable: false;
+}
+
+// The longest record is a concatenation of some thousand tensors.
+const commandLength = 1 << 16;
+
+export class NativeBackend extends tf.KernelBackend {
+  readonly addon: NativeAddon;
+  private readonly data: tf.DataStorage<Entry>;
+  private readonly commands = new Float64Array(commandLength);
+
+  /** @param threads compute threads, the stream's own included. */
+  constructor(addon: NativeAddon, threads: number) {
+    super();
+    this.addon = addon;
+    this.data = new tf.DataStorage(this, tf.engine());
+    addon.start(threads, this.commands);
+  }
+
+  /**
+   * Enqueues one kernel call. Shapes are those of the infos, so a reshaped view of a buffer is an info with the same
+   * dataId and another shape.
+   * @param kernel index in `addon.kernels`
+   */
+  run(
+    kernel: number,
+    inputs: readonly tf.TensorInfo[],
+    outputs: readonly OutputSpec[],
+    attributes: readonly number[],
+  ): tf.TensorInfo[] {
+    const { commands } = this;
+    commands[0] = kernel;
+    commands[1] = inputs.length;
+    commands[2] = outputs.length;
+    commands[3] = attributes.length;
+    let at = 4;
+    for (const input of inputs) {
+      const entry = this.data.get(input.dataId);
+      commands[at++] = entry.id;
+      commands[at++] = entry.storage;
+      at = encodeShape(commands, at, input.shape);
+    }
+    for (const output of outputs) {
+      commands[at++] = storageOf(output.dtype);
+      at = encodeShape(commands, at, output.shape);
+    }
+    for (const attribute of attributes) commands[at++] = attribute;
+    if (at > commandLength) throw new Error(`a kernel call of ${at} numbers is longer than ${commandLength}`);
+    this.addon.run();
+    return outputs.map((output, i) => this.register(commands[i]!, output.shape, output.dtype));
+  }
+
+  private register(id: number, shape: readonly number[], dtype: tf.DataType): tf.TensorInfo {
+    const dataId = {};
+    const size = tf.util.sizeFromShape(shape as number[]);
+    this.data.set(dataId, { id, dtype, storage: storageOf(dtype), size, strings: undefined, references: 1 });
+    return { dataId, shape: shape as number[], dtype };
+  }
+
+  override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): tf.DataId {
+    const dataId = {};
+    this.move(dataId, values, shape, dtype, 1);
+    return dataId;
+  }
+
+  override move(
+    dataId: tf.DataId,
+    values: tf.BackendValues,
+    shape: number[],
+    dtype: tf.DataType,
+    references: number,
+  ): void {
+    const size = tf.util.sizeFromShape(shape);
+    if (dtype === 'string') {
+      this.data.set(dataId, { id: -1, dtype, storage: -1, size, strings: values as Uint8Array[], references });
+      return;
+    }
+    const id = this.addon.write(toHostArray(values, size, dtype));
+    this.data.set(dataId, { id, dtype, storage: storageOf(dtype), size, strings: undefined, references });
+  }
+
+  override readSync(dataId: tf.DataId): tf.BackendValues {
+    const entry = this.data.get(dataId);
+    if (entry.strings !== undefined) return entry.strings;
+    const target = newHostArray(entry.dtype, entry.size);
+    this.addon.read(entry.id, target);
+    return target;
+  }
+
+  override async read(dataId: tf.DataId): Promise<tf.BackendValues> {
+    const entry = this.data.get(dataId);
+    if (entry.strings !== undefined) return entry.strings;
+    return this.addon.readAsync(entry.id, newHostArray(entry.dtype, entry.size));
+  }
+
+  /** Waits for everything enqueued. @throws Error when an operation failed on the stream. */
+  sync(): void {
+    this.addon.sync();
+  }
+
+  override disposeData(dataId: tf.DataId, force = false): boolean {
+    if (!this.data.has(dataId)) return true;
+    const entry = this.data.get(dataId);
+    entry.references--;
+    if (!force && entry.references > 0) return false;
+    this.data.delete(dataId);
+    if (entry.id >= 0) this.addon.free(entry.id);
+    return true;
+  }
+
+  override incRef(dataId: tf.DataId): void {
+    this.data.get(dataId).references++;
+  }
+
+  override refCount(dataId: tf.DataId): number {
+    return this.data.has(dataId) ? this.data.get(dataId).references : 0;
+  }
+
+  override numDataIds(): number {
+    return this.data.numDataIds();
+  }
+
+  /** The allocator's numbers as the stream stands; `sync()` first for those after everything enqueued. */
+  override memory(): NativeMemory {
+    return { unreliable: false, ...this.addon.stats() };
+  }
+
+  /** Starts a new measurement of `memory().peakBytes`. Waits for the stream. */
+  resetPeak(): void {
+    this.addon.resetPeak();
+  }
+
+  setThreads(threads: number): void {
+    this.addon.setThreads(threads);
+  }
+
+  override floatPrecision(): 16 | 32 {
+    return 32;
+  }
+
+  override epsilon(): number {
+    return 1e-7; // what tfjs uses for float32
+  }
+
+  override timerAvailable(): boolean {
+    return true;
+  }
+
+  override async time(run: () => void): Promise<tf.BackendTimingInfo> {
+    this.sync();
+    const start = performance.now();
+    run();
+    this.sync();
+    return { kernelMs: performance.now() - start };
+  }
+
+  override dispose(): void {}
+}
+
+function encodeShape(commands: Float64Array, at: number, shape: readonly number[]): number {
+  commands[at++] = shape.length;
+  for (const dimension of shape) commands[at++] = dimension;
+  return at;
+}
+
+function storageOf(dtype: tf.DataType): number {
+  if (dtype === 'float32' || dtype === 'int32' || dtype === 'bool') return storageCode[dtype];
+  throw new Error(`the native backend has no ${dtype} tensors`);
+}
+
+function newHostArray(dtype: tf.DataType, size: number): HostArray {
+  if (dtype === 'float32') return new Float32Array(size);
+  return dtype === 'int32' ? new Int32Array(size) : new Uint8Array(size);
+}
+
+/** tfjs hands over typed arrays of the dtype mostly, but plain arrays and other typed arrays in corners. */
+function toHostArray(values: tf.BackendValues, size: number, dtype: tf.DataType): HostArray {
+  const wanted = newHostArray(dtype, 0).constructor as Float32ArrayConstructor;
+  if (values instanceof wanted && values.length === size) return values;
+  const array = newHostArray(dtype, size);
+  array.set(values as unknown as ArrayLike<number>);
+  return array;
+}

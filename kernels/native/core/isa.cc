@@ -1,0 +1,47 @@
+// Finds out once which instruction sets the processor (and the operating system, for the wide registers) supports.
+#include "isa.h"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace molt {
+namespace {
+
+Isa detect() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  const Isa best = avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
+#else
+  const Isa best = Isa::baseline;
+#endif
+  const char* asked = std::getenv("MOLT_ISA");
+  if (asked == nullptr) return best;
+  Isa limit = best;
+  if (std::strcmp(asked, "sse2") == 0 || std::strcmp(asked, "baseline") == 0) limit = Isa::baseline;
+  if (std::strcmp(asked, "avx2") == 0) limit = Isa::avx2;
+  return limit < best ? limit : best;
+}
+
+}  // namespace
+
+Isa active_isa() {
+  static const Isa isa = detect();
+  return isa;
+}
+
+const char* isa_name(Isa isa) {
+  if (isa == Isa::avx512) return "avx512";
+  if (isa == Isa::avx2) return "avx2";
+#if defined(__x86_64__)
+  return "sse2";
+#elif defined(__aarch64__)
+  return "neon";
+#else
+  return "baseline";
+#endif
+}
+
+}  // namespace molt

@@ -1,0 +1,204 @@
+// tfjs's elementwise kernels of two arguments, with broadcasting: arithmetic, comparisons, logic. Loops are plain; the
+// compiler vectorises them for each level. The dtypes of the arguments are equal (tfjs casts before).
+#include "parallel.h"
+
+MOLT_SIMD_BEGIN
+
+namespace {
+
+// Two arguments seen through the output's shape: strides of 0 where an argument repeats. Neighbouring dimensions that
+// both arguments walk evenly are merged, so that most cases end as one or two loops.
+struct Broadcast {
+  int outer_rank = 0;  // dimensions but the innermost
+  int64_t dims[kMaxRank];
+  int64_t a_strides[kMaxRank];
+  int64_t b_strides[kMaxRank];
+  int64_t rows = 1;
+  int64_t inner = 1;
+  int64_t a_step = 0;  // 1 or 0, of the innermost dimension
+  int64_t b_step = 0;
+};
+
+Broadcast plan_broadcast(const Tensor& a, const Tensor& b, const Tensor& out) {
+  Broadcast plan;
+  int64_t dims[kMaxRank], a_strides[kMaxRank], b_strides[kMaxRank];
+  int rank = 0;
+  int64_t a_stride = 1, b_stride = 1;
+  // From the innermost dimension outwards.
+  for (int i = 0; i < out.rank; i++) {
+    const int64_t n = out.last(i), a_n = a.last(i), b_n = b.last(i);
+    if (n == 1) continue;
+    const int64_t sa = a_n == 1 ? 0 : a_stride, sb = b_n == 1 ? 0 : b_stride;
+    a_stride *= a_n;
+    b_stride *= b_n;
+    const bool merges = rank > 0 && sa == a_strides[rank - 1] * dims[rank - 1] && sb == b_strides[rank - 1] * dims[rank - 1];
+    if (merges) {
+      dims[rank - 1] *= n;
+    } else {
+      dims[rank] = n;
+      a_strides[rank] = sa;
+      b_strides[rank] = sb;
+      rank++;
+    }
+  }
+  if (rank > 0) {
+    plan.inner = dims[0];
+    plan.a_step = a_strides[0];
+    plan.b_step = b_strides[0];
+  }
+  for (int i = 1; i < rank; i++) {
+    plan.dims[i - 1] = dims[i];
+    plan.a_strides[i - 1] = a_strides[i];
+    plan.b_strides[i - 1] = b_strides[i];
+    plan.rows *= dims[i];
+  }
+  plan.outer_rank = rank > 0 ? rank - 1 : 0;
+  return plan;
+}
+
+template <class Op, class In, class Out>
+void apply_run(Op op, const In* __restrict a, int64_t a_step, const In* __restrict b, int64_t b_step,
+               Out* __restrict out, int64_t n) {
+  if (a_step != 0 && b_step != 0) {
+    for (int64_t i = 0; i < n; i++) out[i] = op(a[i], b[i]);
+  } else if (a_step != 0) {
+    const In right = b[0];
+    for (int64_t i = 0; i < n; i++) out[i] = op(a[i], right);
+  } else if (b_step != 0) {
+    const In left = a[0];
+    for (int64_t i = 0; i < n; i++) out[i] = op(left, b[i]);
+  } else {
+    const Out value = op(a[0], b[0]);
+    for (int64_t i = 0; i < n; i++) out[i] = value;
+  }
+}
+
+constexpr int64_t kRun = 16384;       // elements of a long run one task takes
+constexpr double kNanoseconds = 0.3;  // per element, in memory
+
+template <class In, class Out, class Op>
+void binary(const Call& call, Op op) {
+  const Broadcast plan = plan_broadcast(call.in[0], call.in[1], call.out[0]);
+  const In* const a = call.in[0].as<In>();
+  const In* const b = call.in[1].as<In>();
+  Out* const out = call.out[0].as<Out>();
+  if (plan.rows == 1) {
+    for_tasks(*call.pool, blocks_of(plan.inner, kRun), kRun * kNanoseconds, [&](int64_t task) {
+      const int64_t from = task * kRun, n = smaller(kRun, plan.inner - from);
+      apply_run(op, a + from * plan.a_step, plan.a_step, b + from * plan.b_step, plan.b_step, out + from, n);
+    });
+    return;
+  }
+  const double row_cost = 3 + static_cast<double>(plan.inner) * kNanoseconds;
+  for_row_blocks(*call.pool, plan.rows, row_cost, [&](int64_t first, int64_t end) {
+    int64_t index[kMaxRank] = {}, a_at = 0, b_at = 0;
+    for (int64_t i = 0, rest = first; i < plan.outer_rank; i++) {
+      index[i] = rest % plan.dims[i];
+      rest /= plan.dims[i];
+      a_at += index[i] * plan.a_strides[i];
+      b_at += index[i] * plan.b_strides[i];
+    }
+    for (int64_t row = first; row < end; row++) {
+      apply_run(op, a + a_at, plan.a_step, b + b_at, plan.b_step, out + row * plan.inner, plan.inner);
+      for (int i = 0; i < plan.outer_rank; i++) {
+        a_at += plan.a_strides[i];
+        b_at += plan.b_strides[i];
+        if (++index[i] < plan.dims[i]) break;
+        a_at -= plan.dims[i] * plan.a_strides[i];
+        b_at -= plan.dims[i] * plan.b_strides[i];
+        index[i] = 0;
+      }
+    }
+  });
+}
+
+// ---- arithmetic: the output has the arguments' dtype ----------------------------------------------------------------
+
+template <class Op>
+void arithmetic(const Call& call) {
+  switch (call.out[0].dtype) {
+    case DType::i32: return binary<int32_t, int32_t>(call, Op{});
+    case DType::u8: return binary<uint8_t, uint8_t>(call, Op{});
+    default: return binary<float, float>(call, Op{});
+  }
+}
+
+// Integers wrap around as in JavaScript's typed arrays; signed overflow would be undefined here.
+MOLT_INLINE float wrap(float x) { return x; }
+MOLT_INLINE uint32_t wrap(int32_t x) { return static_cast<uint32_t>(x); }
+MOLT_INLINE uint32_t wrap(uint8_t x) { return x; }
+
+struct Add {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return static_cast<T>(wrap(a) + wrap(b)); }
+};
+struct Sub {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return static_cast<T>(wrap(a) - wrap(b)); }
+};
+struct Multiply {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return static_cast<T>(wrap(a) * wrap(b)); }
+};
+struct SquaredDifference {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return Multiply{}(Sub{}(a, b), Sub{}(a, b)); }
+};
+struct RealDiv {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return static_cast<T>(static_cast<float>(a) / static_cast<float>(b)); }
+};
+// NaN if either is.
+struct Maximum {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return a > b || a != a ? a : b; }
+};
+struct Minimum {
+  template <class T>
+  MOLT_INLINE T operator()(T a, T b) const { return a < b || a != a ? a : b; }
+};
+
+// ---- comparisons and logic: the output is bool ------------------------------------------------------------------------
+
+template <class Op>
+void comparison(const Call& call) {
+  switch (call.in[0].dtype) {
+    case DType::i32: return binary<int32_t, uint8_t>(call, Op{});
+    case DType::u8: return binary<uint8_t, uint8_t>(call, Op{});
+    default: return binary<float, uint8_t>(call, Op{});
+  }
+}
+
+#define MOLT_COMPARISON(name, expression)                                     \
+  struct name {                                                               \
+    template <class T>                                                        \
+    MOLT_INLINE uint8_t operator()(T a, T b) const { return (expression) ? 1 : 0; } \
+  };
+MOLT_COMPARISON(Equal, a == b)
+MOLT_COMPARISON(NotEqual, a != b)
+MOLT_COMPARISON(Greater, a > b)
+MOLT_COMPARISON(GreaterEqual, a >= b)
+MOLT_COMPARISON(Less, a < b)
+MOLT_COMPARISON(LessEqual, a <= b)
+MOLT_COMPARISON(LogicalAnd, a != 0 && b != 0)
+MOLT_COMPARISON(LogicalOr, a != 0 || b != 0)
+
+MOLT_KERNEL("Add", arithmetic<Add>);
+MOLT_KERNEL("Sub", arithmetic<Sub>);
+MOLT_KERNEL("Multiply", arithmetic<Multiply>);
+MOLT_KERNEL("SquaredDifference", arithmetic<SquaredDifference>);
+MOLT_KERNEL("RealDiv", arithmetic<RealDiv>);
+MOLT_KERNEL("Maximum", arithmetic<Maximum>);
+MOLT_KERNEL("Minimum", arithmetic<Minimum>);
+MOLT_KERNEL("Equal", comparison<Equal>);
+MOLT_KERNEL("NotEqual", comparison<NotEqual>);
+MOLT_KERNEL("Greater", comparison<Greater>);
+MOLT_KERNEL("GreaterEqual", comparison<GreaterEqual>);
+MOLT_KERNEL("Less", comparison<Less>);
+MOLT_KERNEL("LessEqual", comparison<LessEqual>);
+MOLT_KERNEL("LogicalAnd", comparison<LogicalAnd>);
+MOLT_KERNEL("LogicalOr", comparison<LogicalOr>);
+
+}  // namespace
+
+MOLT_SIMD_END

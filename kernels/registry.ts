@@ -1,0 +1,76 @@
+/**
+ * The kernels of the `native` backend, in one table: for each tfjs kernel name the order of its inputs, the check of
+ * shapes and dtypes, what comes out, and how attributes are encoded for the C++ kernel. Stock tfjs kernels and fused
+ * ones (rows/fused.ts) are rows alike. Everything that can be wrong with a call is found here, because the C++ side runs
+ * later, on another thread, and does not check.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { type NativeBackend, nativeBackendName } from './backend.ts';
+import { elementwiseRows } from './rows/elementwise.ts';
+import { fusedRows } from './rows/fused.ts';
+import { matmulRows } from './rows/matmul.ts';
+import type { KernelRow } from './rows/row.ts';
+import { viewRows } from './rows/view.ts';
+
+export const kernelRows: readonly KernelRow[] = [...viewRows, ...elementwiseRows, ...matmulRows, ...fusedRows];
+
+/**
+ * Registers every row whose native kernel `backend`'s addon has.
+ * @returns the tfjs kernel names registered
+ */
+export function registerNativeKernels(backend: NativeBackend): string[] {
+  const indices = new Map(backend.addon.kernels.map((name, index) => [name, index]));
+  const views = new Set(viewRows);
+  const registered: string[] = [];
+  for (const row of kernelRows) {
+    const index = indices.get(row.native ?? row.kernel);
+    if (index === undefined && !views.has(row)) continue;
+    const kernelFunc = kernelFunction(row, index ?? -1);
+    tf.registerKernel({ kernelName: row.kernel, backendName: nativeBackendName, kernelFunc });
+    registered.push(row.kernel);
+  }
+  return registered;
+}
+
+function kernelFunction(row: KernelRow, index: number): tf.KernelFunc {
+  const listInputs = row.inputs === 'numbered' ? numberedInputs : namedInputs(row.kernel, row.inputs);
+  return ({ inputs, attrs, backend }) => {
+    const native = backend as NativeBackend;
+    const infos = listInputs(inputs);
+    const plan = row.plan(infos, attrs ?? {});
+    if ('view' in plan) {
+      const { dataId, dtype } = infos[0]!;
+      native.incRef(dataId);
+      return { dataId, dtype, shape: plan.view as number[] };
+    }
+    const outputs = native.run(index, plan.inputs ?? infos, plan.outputs, plan.attributes ?? []);
+    return outputs.length === 1 && plan.list === undefined ? outputs[0]! : outputs;
+  };
+}
+
+function namedInputs(kernel: string, names: readonly string[]) {
+  const required = names.filter((name) => !name.endsWith('?'));
+  const optional = names.filter((name) => name.endsWith('?')).map((name) => name.slice(0, -1));
+  return (inputs: tf.NamedTensorInfoMap): tf.TensorInfo[] => {
+    const list: tf.TensorInfo[] = [];
+    for (const name of required) {
+      const input = inputs[name];
+      if (input === undefined || input === null) throw new Error(`${kernel}: input '${name}' is missing`);
+      list.push(input);
+    }
+    for (const name of optional) {
+      const input = inputs[name];
+      if (input !== undefined && input !== null) list.push(input);
+    }
+    return list;
+  };
+}
+
+function numberedInputs(inputs: tf.NamedTensorInfoMap): tf.TensorInfo[] {
+  const list: tf.TensorInfo[] = [];
+  for (let i = 0; ; i++) {
+    const input = inputs[i];
+    if (input === undefined) return list;
+    list.push(input);
+  }
+}

@@ -1,0 +1,110 @@
+/**
+ * The fused kernels of kernels/native/cpu, called by kernels/ops. B batch, T time, S keys, H heads, G key/value heads,
+ * d and P head sizes, N state or output size, C channels, D hidden, V vocabulary, *R any leading dimensions.
+ */
+import assert from 'node:assert/strict';
+import { check, given, type KernelRow, lastOf, sameShape, show } from './row.ts';
+import { signature } from './signature.ts';
+
+const adamW = ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'biasCorrection1', 'biasCorrection2', 'gradScale'];
+
+export const fusedRows: readonly KernelRow[] = [
+  signature('Linear', 'x[*R,K] weight[N,K] -> [*R,N]'),
+  signature('LinearInputGrad', 'dy[*R,N] weight[N,K] -> [*R,K]'),
+  signature('LinearWeightGrad', 'dy[*R,N] x[*R,K] -> [N,K]'),
+
+  signature('RmsNorm', 'x[*R,D] weight[D] -> [*R,D]', ['eps']),
+  signature('RmsNormGrad', 'dy[*R,D] x[*R,D] weight[D] -> [*R,D]', ['eps']),
+  signature('RmsNormWeightGrad', 'dy[*R,D] x[*R,D] -> [D]', ['eps']),
+
+  signature('Rope', 'x[B,T,H,d] position:int32[B,T] cos[M,half] sin[M,half] -> [B,T,H,d]', ['inverse'], {
+    check: (size) => check(size.get('d') === 2 * size.get('half')!, () => 'Rope: the table is not half the head size'),
+  }),
+  signature(
+    'Attention',
+    'q[B,T,H,d] k[B,S,G,d] v[B,S,G,d] start:int32[B,T] -> [B,T,H,d] [B,H,T]',
+    ['scale', 'window'],
+    {
+      check: (size) => {
+        check(size.get('S')! >= size.get('T')!, () => 'Attention: fewer keys than queries');
+        check(size.get('H')! % size.get('G')! === 0, () => 'Attention: query heads do not divide over key/value heads');
+      },
+    },
+  ),
+  signature(
+    'AttentionGrad',
+    'do[B,T,H,d] q[B,T,H,d] k[B,T,G,d] v[B,T,G,d] o[B,T,H,d] lse[B,H,T] start:int32[B,T] -> ' +
+      '[B,T,H,d] [B,T,G,d] [B,T,G,d]',
+    ['scale', 'window'],
+  ),
+
+  signature('CausalConv', 'x[B,T,C] weight[C,4] bias[C] start:int32[B,T] -> [B,T,C]', ['s']),
+  signature('CausalConvGrad', 'dy[B,T,C] x[B,T,C] weight[C,4] bias[C] start:int32[B,T] -> [B,T,C] [C,4] [C]', ['s']),
+  signature(
+    'SsdScan',
+    'x[B,T,H,P] dt[B,T,H] aLog[H] b[B,T,H,N] c[B,T,H,N] d[H] start:int32[B,T] state?[B,H,P,N] -> ' +
+      '[B,T,H,P] [B,H,P,N]',
+  ),
+  signature(
+    'SsdScanGrad',
+    'dy[B,T,H,P] x[B,T,H,P] dt[B,T,H] aLog[H] b[B,T,H,N] c[B,T,H,N] d[H] start:int32[B,T] -> ' +
+      '[B,T,H,P] [B,T,H] [H] [B,T,H,N] [B,T,H,N] [H]',
+  ),
+
+  signature('SoftplusBias', 'x[*R,C] bias[C] -> [*R,C]'),
+  signature('SoftplusBiasGrad', 'dy[*R,C] x[*R,C] bias[C] -> [*R,C] [C]'),
+  signature('SwiGlu', 'gate[*R] up[*R] -> [*R]'),
+  signature('SwiGluGrad', 'dy[*R] gate[*R] up[*R] -> [*R] [*R]'),
+  signature('GatedOutput', 'y[*R,C] z[*R,C] g[C] -> [*R,C]'),
+  signature('GatedOutputGrad', 'do[*R,C] y[*R,C] z[*R,C] g[C] -> [*R,C] [*R,C] [C]'),
+
+  signature('Embedding', 'ids:int32[*R] weight[V,D] -> [*R,D]'),
+  signature('EmbeddingGrad', 'ids:int32[*R] dy[*R,D] -> [V,D]', ['V']),
+  signature('CrossEntropy', 'logits[*R,V] labels:int32[*R] -> [*R] [*R]'),
+  signature('CrossEntropyGrad', 'dnll[*R] logits[*R,V] lse[*R] labels:int32[*R] -> [*R,V]'),
+  signature(
+    'KlHead',
+    'student[R,D] teacher[R,E] studentWeight[V,D] teacherWeight[V,E] labels:int32[R] -> [R] [R] [R] [R] [R,D]',
+    ['gradient'],
+    { outputs: ({ gradient }) => (gradient === 0 ? '[R] [R] [R] [R] [0]' : '[R] [R] [R] [R] [R,D]') },
+  ),
+
+  signature('MeanSquaredError', 'a[*R] b[*R] -> []'),
+  signature('MeanSquaredErrorGrad', 'dy[] a[*R] b[*R] -> [*R]'),
+  signature('SumSquares', 'x[*R] -> []'),
+  signature('AdamW', 'param[*R] grad[*R] m[*R] v[*R] ->', adamW),
+
+  {
+    kernel: 'SplitColumns',
+    inputs: ['x'],
+    plan: (inputs, attributes) => {
+      const { shape, dtype } = given(inputs, 0);
+      const widths = attributes['widths'];
+      assert(Array.isArray(widths), 'SplitColumns: widths');
+      const total = (widths as number[]).reduce((sum, width) => sum + width, 0);
+      check(dtype === 'float32' && total === lastOf(shape), () => `SplitColumns: ${show(shape)} into ${widths}`);
+      const leading = shape.slice(0, -1);
+      return {
+        outputs: (widths as number[]).map((width) => ({ shape: [...leading, width], dtype })),
+        attributes: widths as number[],
+        list: true,
+      };
+    },
+  },
+  {
+    kernel: 'ConcatColumns',
+    inputs: 'numbered',
+    plan: (inputs) => {
+      const leading = given(inputs, 0).shape.slice(0, -1);
+      let columns = 0;
+      for (const { shape, dtype } of inputs) {
+        check(
+          dtype === 'float32' && sameShape(leading, shape.slice(0, -1)),
+          () => `ConcatColumns: ${dtype} ${show(shape)} beside rows of ${show(leading)}`,
+        );
+        columns += lastOf(shape);
+      }
+      return { outputs: [{ shape: [...leading, columns], dtype: 'float32' }] };
+    },
+  },
+];

@@ -70,7 +70,17 @@ export interface JobSubmission {
   readonly name: string | null;
   readonly createdAt: string;
   readonly recipe: Recipe;
-  readonly stages: readonly { readonly name: StageName; readonly queue: 'cpu' | 'gpu'; readonly key: string }[];
+  /** In the order they run. */
+  readonly stages: readonly SubmittedStage[];
+}
+
+export interface SubmittedStage {
+  readonly name: StageName;
+  readonly queue: 'cpu' | 'gpu';
+  /** The stage's code version, which is part of its key. */
+  readonly version: number;
+  readonly needs: readonly StageName[];
+  readonly key: string;
 }
 
 /** One line of `events.jsonl` (all but `metric`), or a live metric row. */
@@ -132,8 +142,10 @@ type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 /** The record after `events`, which are in file order. `now` (ms) is what the clock of a running stage is read against. */
 export function foldJob(submission: JobSubmission, events: Iterable<JobEvent>, now: number = Date.now()): JobRecord {
   const stages = submission.stages.map(
-    (stage): Mutable<StageRecord> => ({
-      ...stage,
+    ({ name, queue, key }): Mutable<StageRecord> => ({
+      name,
+      queue,
+      key,
       status: 'waiting',
       attempt: 0,
       startedAt: null,
@@ -230,11 +242,7 @@ function foldStage(stage: Mutable<StageRecord>, event: JobEvent & { type: 'stage
   stage.finishedAt = hasArtifact(event.status) || event.status === 'failed' ? event.time : null;
 }
 
-function jobStatus(
-  stages: readonly StageRecord[],
-  queued: boolean,
-  cancel: 'none' | 'asked' | 'done',
-): JobStatus {
+function jobStatus(stages: readonly StageRecord[], queued: boolean, cancel: 'none' | 'asked' | 'done'): JobStatus {
   if (stages.every((stage) => hasArtifact(stage.status))) return 'succeeded';
   if (cancel === 'done') return 'cancelled';
   if (stages.some((stage) => stage.status === 'failed')) return 'failed';

@@ -11,9 +11,6 @@ constexpr int64_t kDepth = 256;
 constexpr int64_t kColumns = 512;
 constexpr int64_t kRowsPerTask = 64;
 
-// About what one core computes, for deciding how many tasks a product is worth.
-constexpr double kFlopPerNanosecond = 5.0 * kLanes;
-
 // A panel of op(B): `depth` rows of `width` floats, zero beyond `columns`.
 static void copy_panel(bool transB, int64_t depth, int64_t columns, int64_t width, const float* B, int64_t ldb, float* to) {
   if (transB) {

@@ -26,4 +26,31 @@ static inline void for_row_blocks(Pool& pool, int64_t rows, double nanoseconds_e
             [&](int64_t i) { task(i * block, smaller(rows, (i + 1) * block)); });
 }
 
+// Elements of flat arrays in fixed blocks: task(first, end).
+template <class Task>
+static inline void for_elements(Pool& pool, int64_t count, double nanoseconds_each, Task&& task) {
+  constexpr int64_t block = 8192;
+  for_tasks(pool, blocks_of(count, block), nanoseconds_each * static_cast<double>(smaller(block, count)),
+            [&](int64_t i) { task(i * block, smaller(count, (i + 1) * block)); });
+}
+
+// Sums over rows, such as the gradient of a weight that every row shares: task(first, end, partial) adds the rows of its
+// block into partial[width], which starts at zero; out[width] is the sum of the partials in the order of the blocks.
+constexpr int64_t kRowsPerPartial = 64;
+
+template <class Task>
+static inline void sum_over_rows(Pool& pool, int64_t rows, int64_t width, double nanoseconds_each, float* out, Task&& task) {
+  const int64_t blocks = blocks_of(rows, kRowsPerPartial);
+  Scratch scratch;
+  float* partials = scratch.floats(blocks * width);
+  for_tasks(pool, blocks, nanoseconds_each * kRowsPerPartial, [&](int64_t b) {
+    float* partial = partials + b * width;
+    __builtin_memset(partial, 0, width * sizeof(float));
+    task(b * kRowsPerPartial, smaller(rows, (b + 1) * kRowsPerPartial), partial);
+  });
+  __builtin_memset(out, 0, width * sizeof(float));
+  for (int64_t b = 0; b < blocks; b++)
+    for_row(width, [&](auto at) { at.store(out, at.load(out) + at.load(partials + b * width)); });
+}
+
 MOLT_SIMD_END

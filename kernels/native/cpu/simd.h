@@ -11,5 +11,6 @@
 #include "../core/pool.h"
 #include "scratch.h"
 
-#define MOLT_SIMD_BEGIN namespace molt { namespace MOLT_CONCAT(level, MOLT_ISA_LEVEL) {
+#define MOLT_LEVEL MOLT_CONCAT(level, MOLT_ISA_LEVEL)
+#define MOLT_SIMD_BEGIN namespace molt { namespace MOLT_LEVEL {
 #define MOLT_SIMD_END } }

@@ -17,6 +17,9 @@ constexpr int kTileRows = 6;
 constexpr int kTileRows = 4;
 #endif
 
+// About what one core computes, for deciding how many tasks a product is worth.
+constexpr double kFlopPerNanosecond = 5.0 * kLanes;
+
 // How A is read: `rows` A[i·lda + k] as stored, `columns` A[k·lda + i] for a transposed A.
 enum class Order { rows, columns };
 
@@ -123,6 +126,22 @@ static inline void transpose_square(V (&rows)[lanes_of<V>]) {
       rows[i + s] = __builtin_shuffle(a, b, lower);
     }
   }
+}
+
+// The sums over the lanes of each of the vectors, in one vector: lane i is the sum of rows[i]. Overwrites rows.
+template <class V>
+static inline V sum_each(V (&rows)[lanes_of<V>]) {
+  constexpr int lanes = lanes_of<V>;
+  const IntsOf<V> lane = lane_numbers<V>();
+#pragma GCC unroll 4
+  for (int s = 1; s < lanes; s *= 2) {
+    const IntsOf<V> upper = (lane & s) == 0 ? lane : lane - s + lanes;
+    const IntsOf<V> lower = (lane & s) == 0 ? lane + s : lane + lanes;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes; i += 2 * s)
+      rows[i] = __builtin_shuffle(rows[i], rows[i + s], upper) + __builtin_shuffle(rows[i], rows[i + s], lower);
+  }
+  return rows[0];
 }
 
 // to[columns, rows] = from[rows, columns] transposed; `to` has ld_to floats a row.

@@ -4,6 +4,10 @@
 #pragma once
 #include "simd.h"
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 MOLT_SIMD_BEGIN
 
 #if defined(__AVX512F__)
@@ -21,6 +25,7 @@ struct VecOf {
 };
 
 using Vec = VecOf<kLanes>::Float;
+using FourVec = VecOf<4>::Float;
 using HalfVec = VecOf<(kLanes > 4 ? kLanes / 2 : 4)>::Float;
 // Squares of this many rows are transposed in registers.
 using BlockVec = VecOf<(kLanes > 4 ? 8 : 4)>::Float;
@@ -60,26 +65,47 @@ static inline void store(float* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
-// The first `count` < lanes floats; the other lanes are zero (load) or left alone in memory (store).
+template <class V>
+static inline IntsOf<V> lane_numbers() {
+  IntsOf<V> n;
+  for (int i = 0; i < lanes_of<V>; i++) n[i] = i;
+  return n;
+}
+
+// The first `count` < lanes floats; the other lanes are zero (load) or left alone in memory (store). Rows rarely end on a
+// whole vector, so these use the masked moves that AVX2 and AVX-512 have.
 template <class V = Vec>
 static inline V load_part(const float* from, int64_t count) {
-  alignas(64) float lanes[lanes_of<V>] = {};
-  for (int64_t i = 0; i < count; i++) lanes[i] = from[i];
-  return load<V>(lanes);
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
+#endif
+#if defined(__AVX2__)
+  if constexpr (lanes_of<V> == 8) return (V)_mm256_maskload_ps(from, (__m256i)(lane_numbers<V>() < static_cast<int>(count)));
+#endif
+  V v{};
+  for (int i = 0; i < lanes_of<V>; i++)
+    if (i < count) v[i] = from[i];
+  return v;
 }
 
 template <class V>
 static inline void store_part(float* to, V v, int64_t count) {
-  alignas(64) float lanes[lanes_of<V>];
-  store(lanes, v);
-  for (int64_t i = 0; i < count; i++) to[i] = lanes[i];
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+#endif
+#if defined(__AVX2__)
+  if constexpr (lanes_of<V> == 8)
+    return _mm256_maskstore_ps(to, (__m256i)(lane_numbers<V>() < static_cast<int>(count)), (__m256)v);
+#endif
+  for (int i = 0; i < lanes_of<V>; i++)
+    if (i < count) to[i] = v[i];
 }
 
 // Where a loop over a row stands: `Whole` lanes in its body, `Part` of a vector at its end.
 struct Whole {
   int64_t at;
-  Vec load(const float* row) const { return MOLT_CONCAT(level, MOLT_ISA_LEVEL)::load<Vec>(row + at); }
-  void store(float* row, Vec v) const { MOLT_CONCAT(level, MOLT_ISA_LEVEL)::store(row + at, v); }
+  Vec load(const float* row) const { return molt::MOLT_LEVEL::load<Vec>(row + at); }
+  void store(float* row, Vec v) const { molt::MOLT_LEVEL::store(row + at, v); }
   Vec keep(Vec v, float) const { return v; }
 };
 
@@ -89,10 +115,7 @@ struct Part {
   Vec load(const float* row) const { return load_part<Vec>(row + at, count); }
   void store(float* row, Vec v) const { store_part(row + at, v, count); }
   // Puts `neutral` into the lanes beyond the end of the row.
-  Vec keep(Vec v, float neutral) const {
-    for (int64_t i = count; i < kLanes; i++) v[i] = neutral;
-    return v;
-  }
+  Vec keep(Vec v, float neutral) const { return lane_numbers<Vec>() < static_cast<int>(count) ? v : splat(neutral); }
 };
 
 // Calls body(Whole or Part) over a row of n floats, left to right.
@@ -106,13 +129,6 @@ static inline void for_row(int64_t n, Body&& body) {
 #if defined(__clang__)
 #error "vec.h permutes lanes with __builtin_shuffle: build with g++"
 #endif
-
-template <class V>
-static inline IntsOf<V> lane_numbers() {
-  IntsOf<V> n;
-  for (int i = 0; i < lanes_of<V>; i++) n[i] = i;
-  return n;
-}
 
 // Sum and maximum over the lanes, as a tree: lane i meets lane i xor 8, 4, 2, 1.
 template <class V>

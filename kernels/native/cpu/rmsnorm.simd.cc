@@ -1,0 +1,72 @@
+// RMSNorm: y = x · r ∘ w with r = 1 / √(mean(x²) + ε), one r a row. The gradients recompute r from x, which costs one more
+// pass over a row that is in the first-level cache anyway.
+#include "parallel.h"
+
+MOLT_SIMD_BEGIN
+
+static inline float reciprocal_rms(int64_t D, const float* x, float eps) {
+  Vec squares{};
+  for_row(D, [&](auto at) {
+    const Vec v = at.load(x);
+    squares += v * v;
+  });
+  return 1.0f / __builtin_sqrtf(sum(squares) / static_cast<float>(D) + eps);
+}
+
+constexpr double kNanoseconds = 0.15;  // an element
+
+// {x[R,D], weight[D]} [eps] → y[R,D]
+static void rms_norm(const Call& call) {
+  const float *x = call.in[0].f32(), *weight = call.in[1].f32();
+  float* y = call.out[0].f32();
+  const float eps = call.attr_f32(0);
+  const int64_t D = call.in[0].last(), R = call.in[0].size() / D;
+  for_row_blocks(*call.pool, R, kNanoseconds * D, [&](int64_t first, int64_t end) {
+    for (int64_t t = first; t < end; t++) {
+      const float* row = x + t * D;
+      const float r = reciprocal_rms(D, row, eps);
+      for_row(D, [&](auto at) { at.store(y + t * D, at.load(row) * r * at.load(weight)); });
+    }
+  });
+}
+
+// {dy[R,D], x[R,D], weight[D]} [eps] → dx[R,D] = r·m − x·r³·mean(m∘x) with m = dy∘weight
+static void rms_norm_grad(const Call& call) {
+  const float *dy = call.in[0].f32(), *x = call.in[1].f32(), *weight = call.in[2].f32();
+  float* dx = call.out[0].f32();
+  const float eps = call.attr_f32(0);
+  const int64_t D = call.in[1].last(), R = call.in[1].size() / D;
+  for_row_blocks(*call.pool, R, 2 * kNanoseconds * D, [&](int64_t first, int64_t end) {
+    for (int64_t t = first; t < end; t++) {
+      const float *row = x + t * D, *drow = dy + t * D;
+      const float r = reciprocal_rms(D, row, eps);
+      Vec dots{};
+      for_row(D, [&](auto at) { dots += at.load(drow) * at.load(weight) * at.load(row); });
+      const float along_x = r * r * r * (sum(dots) / static_cast<float>(D));
+      for_row(D, [&](auto at) {
+        at.store(dx + t * D, at.load(drow) * at.load(weight) * r - at.load(row) * along_x);
+      });
+    }
+  });
+}
+
+// {dy[R,D], x[R,D]} [eps] → dweight[D] = Σ over rows of dy∘x·r
+static void rms_norm_weight_grad(const Call& call) {
+  const float *dy = call.in[0].f32(), *x = call.in[1].f32();
+  const float eps = call.attr_f32(0);
+  const int64_t D = call.in[1].last(), R = call.in[1].size() / D;
+  sum_over_rows(*call.pool, R, D, 2 * kNanoseconds * D, call.out[0].f32(), [&](int64_t first, int64_t end, float* partial) {
+    for (int64_t t = first; t < end; t++) {
+      const float r = reciprocal_rms(D, x + t * D, eps);
+      for_row(D, [&](auto at) {
+        at.store(partial, at.load(partial) + at.load(dy + t * D) * at.load(x + t * D) * r);
+      });
+    }
+  });
+}
+
+MOLT_KERNEL("RmsNorm", rms_norm);
+MOLT_KERNEL("RmsNormGrad", rms_norm_grad);
+MOLT_KERNEL("RmsNormWeightGrad", rms_norm_weight_grad);
+
+MOLT_SIMD_END

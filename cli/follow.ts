@@ -5,7 +5,7 @@
 import { describeError, errorFromJson } from '../errors.ts';
 import type { Client } from '../queue/client.ts';
 import { hasArtifact, type JobRecord } from '../queue/jobs.ts';
-import { jobResult, reportLines } from './job-view.ts';
+import { evaluationOf, reportLines } from './job-view.ts';
 import { openLiveView } from './live.ts';
 import { say } from './output.ts';
 
@@ -32,7 +32,7 @@ export async function followJob(
 
 /** Prints how a job ended to stderr: the report, or what went wrong and what can be done. */
 export async function sayHowItEnded(client: Client, record: JobRecord): Promise<void> {
-  const result = jobResult(record);
+  const result = evaluationOf(record);
   const exported = await client.artifact(record.id, 'export');
   if (record.status === 'succeeded' && result !== null && exported !== null) {
     say(['', ...reportLines(record, result, exported)].join('\n'));

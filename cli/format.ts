@@ -103,8 +103,8 @@ export function visibleLength(text: string): number {
   return [...stripVTControlCharacters(text)].length;
 }
 
-// Written as an escape of an escape, since a control character inside a regular expression literal looks like a slip.
-const colourCode = new RegExp('(\\u001b\\[[0-9;]*m)');
+const escapeByte = '\x1b';
+const colourCode = new RegExp(`(${escapeByte}\\[[0-9;]*m)`);
 
 /** The first `width` visible characters, with colours closed at the cut. */
 export function clip(text: string, width: number): string {
@@ -121,5 +121,5 @@ export function clip(text: string, width: number): string {
     out += visible.join('');
     if (room === 0) break;
   }
-  return `${out}…${colours.isColorSupported ? '\x1b[0m' : ''}`;
+  return `${out}…${colours.isColorSupported ? `${escapeByte}[0m` : ''}`;
 }

@@ -3,6 +3,7 @@
  * the end of a run. The numbers come from the summaries that the stages left in the record; this file computes none.
  */
 import type { ErrorJson } from '../errors.ts';
+import type { EvaluationSummary } from '../pipeline/stages/evaluate.ts';
 import type { JobRecord, JobStatus, StageStatus } from '../queue/jobs.ts';
 import {
   colours,
@@ -14,30 +15,7 @@ import {
   formatTable,
 } from './format.ts';
 
-/** The evaluate stage's summary: teacher and student beside each other on held-out text. */
-export interface JobResult {
-  readonly teacher: { readonly perplexity: number };
-  readonly start: StudentMeasures;
-  readonly end: StudentMeasures;
-  /** Tokens the student was trained on. */
-  readonly tokens: number;
-  /** Wall time of the job's stages. */
-  readonly seconds: number;
-  readonly samples?: readonly { readonly prompt: string; readonly teacher: string; readonly student: string }[];
-  readonly cache?: {
-    readonly teacherBytesPerToken: number;
-    readonly studentBytesPerToken: number;
-    /** Recurrent state of the Mamba layers: the same at any length. */
-    readonly studentStateBytes: number;
-  };
-}
-
-interface StudentMeasures {
-  readonly kl: number;
-  readonly perplexity: number;
-  /** Share of tokens on which teacher and student agree about the most likely next one. */
-  readonly top1: number;
-}
+type StudentMeasures = EvaluationSummary['end'];
 
 /** What `molt run --json` answers, and scripts rely on. */
 export interface JobJson {
@@ -50,14 +28,16 @@ export interface JobJson {
     readonly seconds: number;
   }[];
   readonly layers: string | null;
-  readonly result: Pick<JobResult, 'teacher' | 'start' | 'end' | 'tokens' | 'seconds'> | null;
+  readonly result:
+    | (Pick<EvaluationSummary, 'teacher' | 'start' | 'end' | 'tokens'> & { readonly seconds: number })
+    | null;
   /** Directory of the exported model in the store. */
   readonly export: string | null;
   readonly error: (ErrorJson & { readonly stage?: string }) | null;
 }
 
 export function jobJson(record: JobRecord, exportDirectory: string | null): JobJson {
-  const result = jobResult(record);
+  const result = evaluationOf(record);
   return {
     id: record.id,
     status: record.status,
@@ -68,7 +48,7 @@ export function jobJson(record: JobRecord, exportDirectory: string | null): JobJ
       start: result.start,
       end: result.end,
       tokens: result.tokens,
-      seconds: result.seconds,
+      seconds: jobSeconds(record),
     },
     export: exportDirectory,
     error: record.error,
@@ -81,9 +61,9 @@ export function jobJsonInFull(record: JobRecord, exportDirectory: string | null)
 }
 
 /** The numbers of a finished job, or null while there are none. */
-export function jobResult(record: JobRecord): JobResult | null {
+export function evaluationOf(record: JobRecord): EvaluationSummary | null {
   const evaluated = record.stages.find((stage) => stage.name === 'evaluate');
-  return (evaluated?.summary as JobResult | null | undefined) ?? null;
+  return (evaluated?.summary as EvaluationSummary | null | undefined) ?? null;
 }
 
 /** Wall time from the first stage's start to the end of the job, or to now while it is not over. */
@@ -97,8 +77,8 @@ export function jobSeconds({ startedAt, finishedAt }: JobRecord): number {
 export function layersOfJob(record: JobRecord): string | null {
   const { attention } = record.recipe.student;
   if (typeof attention === 'string') return attention;
-  const layouts = record.stages.map((stage) => stage.summary?.['layout']);
-  return layouts.find((layout) => typeof layout === 'string') ?? null;
+  const transfer = record.stages.find((stage) => stage.name === 'transfer');
+  return (transfer?.summary?.['layout'] as string | undefined) ?? null;
 }
 
 /** The stage a job is at: the one that runs, else the first without an end. */
@@ -109,7 +89,7 @@ export function currentStage(record: JobRecord): string {
 }
 
 /** What a person reads when a run has succeeded. */
-export function reportLines(record: JobRecord, result: JobResult, exportDirectory: string): string[] {
+export function reportLines(record: JobRecord, result: EvaluationSummary, exportDirectory: string): string[] {
   const row = (name: string, { perplexity, kl, top1 }: StudentMeasures) => [
     name,
     formatMeasure(perplexity),
@@ -126,7 +106,7 @@ export function reportLines(record: JobRecord, result: JobResult, exportDirector
     colours.bold(table[0] ?? ''),
     ...table.slice(1),
     '',
-    `${formatCount(result.tokens)} tokens of training in ${formatSeconds(result.seconds)}`,
+    `${formatCount(result.tokens)} tokens of training in ${formatSeconds(jobSeconds(record))}`,
     ...cacheLines(result),
     ...sampleLines(result),
     '',
@@ -137,15 +117,14 @@ export function reportLines(record: JobRecord, result: JobResult, exportDirector
   ];
 }
 
-function cacheLines({ cache }: JobResult): string[] {
-  if (cache === undefined) return [];
+function cacheLines({ cache }: EvaluationSummary): string[] {
   return [
     `cache a token: teacher ${formatBytes(cache.teacherBytesPerToken)}, student ` +
       `${formatBytes(cache.studentBytesPerToken)} and ${formatBytes(cache.studentStateBytes)} that never grow`,
   ];
 }
 
-function sampleLines({ samples = [] }: JobResult): string[] {
+function sampleLines({ samples }: EvaluationSummary): string[] {
   return samples.flatMap(({ prompt, teacher, student }) => [
     '',
     `${colours.bold('prompt')}     ${prompt}`,

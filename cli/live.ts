@@ -8,9 +8,11 @@
 import {
   foldJob,
   hasArtifact,
+  isOver,
   type JobEvent,
   type JobRecord,
   type JobStatus,
+  type JobSubmission,
   type StageRecord,
 } from '../queue/jobs.ts';
 import {
@@ -23,7 +25,7 @@ import {
   formatSeconds,
   formatSparkline,
 } from './format.ts';
-import { layersOfJob } from './job-view.ts';
+import { jobSeconds, layersOfJob } from './job-view.ts';
 
 export interface LiveView {
   /** Shows one event of the job. */
@@ -43,7 +45,7 @@ export function openLiveView(record: JobRecord): LiveView {
 
 /** What the events said so far. Progress and metrics are many, so only their last and their course are kept. */
 interface Story {
-  readonly submitted: JobRecord;
+  readonly submitted: JobSubmission;
   readonly milestones: JobEvent[];
   readonly progress: Map<string, JobEvent>;
   readonly curves: Map<string, Curve>;
@@ -62,7 +64,9 @@ interface Curve {
 const curveLength = 512;
 
 function startStory(record: JobRecord): Story {
-  return { submitted: record, milestones: [], progress: new Map(), curves: new Map(), lastLog: '' };
+  // The fold reads neither the version nor the needs of a stage; the record does not tell them.
+  const stages = record.stages.map(({ name, queue, key }) => ({ name, queue, key, version: 0, needs: [] }));
+  return { submitted: { ...record, stages }, milestones: [], progress: new Map(), curves: new Map(), lastLog: '' };
 }
 
 function tell(story: Story, event: JobEvent): void {
@@ -73,19 +77,19 @@ function tell(story: Story, event: JobEvent): void {
 }
 
 /** The measure worth drawing: the loss if the stage has one, else the first it reports. */
-const drawnMeasures = ['kl', 'loss', 'error'];
+const drawnMeasures = ['kl', 'loss'];
 
 function recordMetric(story: Story, event: JobEvent & { type: 'metric' }): void {
   const names = Object.keys(event.values);
   const measure = drawnMeasures.find((name) => names.includes(name)) ?? names[0];
   if (measure === undefined) return;
-  let curve = story.curves.get(event.stage);
-  if (curve === undefined || !names.includes(curve.measure)) {
-    curve = { measure, values: [], stride: 1, reported: 0, last: event.values };
-    story.curves.set(event.stage, curve);
-  }
-  curve.last = event.values;
-  if (curve.reported++ % curve.stride === 0) curve.values.push(event.values[curve.measure] ?? Number.NaN);
+  const curve = story.curves.get(event.stage) ?? { measure, values: [], stride: 1, reported: 0, last: {} };
+  story.curves.set(event.stage, curve);
+  curve.last = { ...curve.last, ...event.values };
+  const value = event.values[curve.measure];
+  // A row of held-out measures now and then has no training loss.
+  if (value === undefined) return;
+  if (curve.reported++ % curve.stride === 0) curve.values.push(value);
   if (curve.values.length > curveLength) {
     curve.values = curve.values.filter((_, index) => index % 2 === 0);
     curve.stride *= 2;
@@ -150,18 +154,29 @@ function openScreen(record: JobRecord): LiveView {
 function picture(story: Story, columns: number): string[] {
   const record = recordNow(story);
   const layers = layersOfJob(record);
-  const title = [colours.bold(record.name ?? record.recipe.name), colours.dim(record.id), statusWord(record.status)];
+  const title = [
+    colours.bold(record.name ?? record.recipe.name),
+    colours.dim(record.id),
+    statusWord(record.status),
+    formatSeconds(jobSeconds(record)),
+  ];
   const lines = ['', ` ${title.join('  ')}`];
   if (layers !== null) lines.push(` ${formatLayers(layers)}   ${colours.dim('A attention, M Mamba-2')}`);
   lines.push('');
   for (const stage of record.stages) {
-    lines.push(stageLine(stage, columns));
+    const line = stageLine(stage, columns);
     const curve = story.curves.get(stage.name);
-    if (stage.status === 'running' && curve !== undefined) lines.push(curveLine(curve, columns));
+    if (curve === undefined) lines.push(line);
+    else if (stage.status === 'running') lines.push(line, `${indent}${describeCurve(curve, columns)}`);
+    else lines.push(`${line}  ${describeCurve(curve, columns)}`);
   }
-  lines.push('', colours.dim(` ${story.lastLog}`));
+  lines.push('');
+  if (!isOver(record.status) && story.lastLog !== '') lines.push(colours.dim(` ${story.lastLog}`));
   return lines;
 }
+
+/** Width of a stage's mark, name and time: what stands under its bar begins here. */
+const indent = ' '.repeat(27);
 
 function stageLine(stage: StageRecord, columns: number): string {
   const time = stage.attempt === 0 ? '' : formatSeconds(stage.seconds);
@@ -183,15 +198,17 @@ function stageMark(stage: StageRecord): string {
   return stage.status === 'running' ? colours.cyan('▶') : colours.dim('·');
 }
 
-function curveLine(curve: Curve, columns: number): string {
-  const width = Math.max(8, Math.min(40, columns - 60));
-  return `${' '.repeat(27)}${colours.cyan(formatSparkline(curve.values, width))} ${describeMetric(curve)}`;
+function describeCurve(curve: Curve, columns: number): string {
+  const width = Math.max(8, Math.min(32, columns - 72));
+  return `${colours.cyan(formatSparkline(curve.values, width).padEnd(width))} ${describeMetric(curve)}`;
 }
 
 function describeMetric(curve: Curve): string {
   const value = curve.last[curve.measure];
   const speed = curve.last['tokensPerSecond'];
+  const heldOut = curve.last['heldOutKl'];
   const parts = value === undefined ? [] : [`${curve.measure} ${formatMeasure(value)}`];
+  if (heldOut !== undefined) parts.push(`held-out ${formatMeasure(heldOut)}`);
   if (speed !== undefined) parts.push(`${formatCount(speed)} tokens/s`);
   return parts.join('  ');
 }

@@ -7,7 +7,7 @@ import type { StageRecord } from '../queue/jobs.ts';
 import { jsonOption } from './arguments.ts';
 import { describeFailure } from './follow.ts';
 import { formatLayers, formatSeconds, formatTable } from './format.ts';
-import { jobJsonInFull, jobResult, jobSeconds, layersOfJob, reportLines } from './job-view.ts';
+import { evaluationOf, jobJsonInFull, jobSeconds, layersOfJob, reportLines } from './job-view.ts';
 import { answer, answerJson } from './output.ts';
 
 export function define(command: Command): void {
@@ -33,7 +33,7 @@ async function status(id: string, options: { readonly json?: true }): Promise<vo
       answer(line);
     }
     if (record.error !== null) answer(`\n${describeFailure(record)}`);
-    const result = jobResult(record);
+    const result = evaluationOf(record);
     if (result !== null && exported !== null) answer(['', ...reportLines(record, result, exported)].join('\n'));
   } finally {
     await client.close();

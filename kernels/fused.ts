@@ -13,11 +13,15 @@ export function hasKernel(name: string): boolean {
   return tf.getKernel(name, tf.getBackend()) !== undefined;
 }
 
-/** Runs a kernel with exactly one output. Attributes are encoded in the order they are written. */
-export function runKernel(name: string, inputs: KernelInputs, attributes: KernelAttributes = {}): tf.Tensor {
+/** Runs a kernel with exactly one output, whose rank the caller knows. Attributes are encoded as they are ordered. */
+export function runKernel<T extends tf.Tensor>(
+  name: string,
+  inputs: KernelInputs,
+  attributes: KernelAttributes = {},
+): T {
   const outputs = runKernelOutputs(name, inputs, attributes);
   assert.equal(outputs.length, 1, `kernel ${name} returned ${outputs.length} outputs`);
-  return outputs[0]!;
+  return outputs[0] as T;
 }
 
 /** Runs a kernel and returns its outputs as a list: none for a kernel that works in place. */

@@ -60,7 +60,7 @@ export class AdamW {
   readonly #slots: readonly Slot[];
   readonly #groups: readonly ParameterGroup[];
   readonly #clip: number | undefined;
-  #stepsTaken = 0;
+  #step = 0;
 
   constructor(groups: readonly ParameterGroup[], options: AdamWOptions = {}) {
     this.#groups = groups;
@@ -79,8 +79,8 @@ export class AdamW {
   }
 
   /** Updates applied so far. */
-  get stepsTaken(): number {
-    return this.#stepsTaken;
+  get step(): number {
+    return this.#step;
   }
 
   /**
@@ -89,7 +89,7 @@ export class AdamW {
    * @param learningRateScale multiplies every group's rate: the schedule.
    * @param gradientScale multiplies every gradient first: 1/n after summing n micro-batches.
    */
-  async step(gradients: readonly tf.Tensor[], learningRateScale = 1, gradientScale = 1): Promise<StepResult> {
+  async apply(gradients: readonly tf.Tensor[], learningRateScale = 1, gradientScale = 1): Promise<StepResult> {
     assert.equal(gradients.length, this.#slots.length, 'one gradient a parameter');
     const squares = sumSquares(gradients);
     const sums = await squares.data();
@@ -112,7 +112,7 @@ export class AdamW {
     if (!Number.isFinite(gradientNorm)) return { gradientNorm, groupNorms, applied: false };
 
     const scale = clipFactor(gradientNorm, this.#clip);
-    this.#stepsTaken++;
+    this.#step++;
     let index = 0;
     this.#groups.forEach(({ parameters }, group) => {
       for (const _ of parameters) {
@@ -130,8 +130,8 @@ export class AdamW {
       beta2: group.beta2,
       eps: group.eps,
       weightDecay: group.weightDecay,
-      biasCorrection1: 1 - group.beta1 ** this.#stepsTaken,
-      biasCorrection2: 1 - group.beta2 ** this.#stepsTaken,
+      biasCorrection1: 1 - group.beta1 ** this.#step,
+      biasCorrection2: 1 - group.beta2 ** this.#step,
       gradScale: gradientScale,
     };
     if (hasKernel('AdamW')) runKernelOutputs('AdamW', { param: parameter, grad: gradient, m, v }, { ...settings });
@@ -141,7 +141,7 @@ export class AdamW {
   async exportState(): Promise<AdamWState> {
     const read = (variable: tf.Variable) => variable.data<'float32'>().then((values) => values.slice());
     return {
-      step: this.#stepsTaken,
+      step: this.#step,
       firstMoments: await Promise.all(this.#slots.map(({ m }) => read(m))),
       secondMoments: await Promise.all(this.#slots.map(({ v }) => read(v))),
     };
@@ -154,7 +154,7 @@ export class AdamW {
       replace(m, firstMoments[index]!);
       replace(v, secondMoments[index]!);
     });
-    this.#stepsTaken = step;
+    this.#step = step;
   }
 
   /** Disposes the moments. The parameters stay. */

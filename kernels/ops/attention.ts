@@ -28,7 +28,7 @@ export function attention(
   v_BSGd: tf.Tensor,
   start_BT: tf.Tensor,
   options: AttentionOptions,
-): tf.Tensor {
+): tf.Tensor4D {
   if (!hasKernel('Attention')) return attentionComposed(q_BTHd, k_BSGd, v_BSGd, start_BT, options);
   const { scale, window = 0 } = options;
   const [o_BTHd] = runKernelOutputs(
@@ -36,7 +36,7 @@ export function attention(
     { q: q_BTHd, k: k_BSGd, v: v_BSGd, start: start_BT },
     { scale, window },
   );
-  return o_BTHd!;
+  return o_BTHd as tf.Tensor4D;
 }
 
 export function attentionComposed(
@@ -45,7 +45,7 @@ export function attentionComposed(
   v_BSGd: tf.Tensor,
   start_BT: tf.Tensor,
   { scale, window = 0 }: AttentionOptions,
-): tf.Tensor {
+): tf.Tensor4D {
   const [B, T, H, d] = q_BTHd.shape as [number, number, number, number];
   const [, S, G] = k_BSGd.shape as [number, number, number, number];
   assert(H % G === 0, `${H} query heads cannot share ${G} key/value heads`);
@@ -59,7 +59,7 @@ export function attentionComposed(
   const bias_BTS = visibilityBias(start_BT, S, window);
   const weights_BHTS = tf.softmax(tf.add(scores_BHTS, tf.reshape(bias_BTS, [B, 1, T, S])));
   const mixed = tf.matMul(tf.reshape(weights_BHTS, [B, G, (H / G) * T, S]), values);
-  return tf.transpose(tf.reshape(mixed, [B, H, T, d]), [0, 2, 1, 3]);
+  return tf.transpose(tf.reshape(mixed, [B, H, T, d]) as tf.Tensor4D, [0, 2, 1, 3]);
 }
 
 const qkv = ['q', 'k', 'v'];

@@ -25,7 +25,7 @@ export function causalConv(
   bias_C: tf.Tensor,
   start_BT: tf.Tensor,
   s: number,
-): tf.Tensor {
+): tf.Tensor3D {
   if (!hasKernel('CausalConv')) return causalConvComposed(x_BTC, weight_C4, bias_C, start_BT, s);
   return runKernel('CausalConv', { x: x_BTC, weight: weight_C4, bias: bias_C, start: start_BT }, { s });
 }
@@ -36,7 +36,7 @@ export function causalConvComposed(
   bias_C: tf.Tensor,
   start_BT: tf.Tensor,
   s: number,
-): tf.Tensor {
+): tf.Tensor3D {
   const [batch, time, channels] = x_BTC.shape as [number, number, number];
   let sum: tf.Tensor = bias_C;
   for (let tap = 0; tap < CONV_WIDTH; tap++) {
@@ -51,7 +51,7 @@ export function causalConvComposed(
     const visible = tf.reshape(sameDocument(start_BT, distance), [batch, time, 1]);
     sum = tf.add(sum, tf.mul(tf.mul(earlier, visible), weight));
   }
-  return scaledSilu(sum, s);
+  return scaledSilu(sum, s) as tf.Tensor3D;
 }
 
 const trained = ['x', 'weight', 'bias'];

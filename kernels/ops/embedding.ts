@@ -8,13 +8,13 @@ import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
 /** ids[B,T] int32 inside the vocabulary, weight[V,D] → [B,T,D]. */
-export function embedding(ids_BT: tf.Tensor, weight_VD: tf.Tensor): tf.Tensor {
+export function embedding(ids_BT: tf.Tensor, weight_VD: tf.Tensor): tf.Tensor3D {
   if (!hasKernel('Embedding')) return embeddingComposed(ids_BT, weight_VD);
   return runKernel('Embedding', { ids: ids_BT, weight: weight_VD });
 }
 
-export function embeddingComposed(ids_BT: tf.Tensor, weight_VD: tf.Tensor): tf.Tensor {
-  return tf.gather(weight_VD, ids_BT as tf.Tensor2D);
+export function embeddingComposed(ids_BT: tf.Tensor, weight_VD: tf.Tensor): tf.Tensor3D {
+  return tf.gather(weight_VD as tf.Tensor3D, ids_BT as tf.Tensor2D);
 }
 
 defineGradient({

@@ -9,12 +9,12 @@ import { defineGradient, shared } from '../gradient-rules.ts';
 import { silu } from './activation.ts';
 
 /** y[R,C], z[R,C], g[C] → [R,C]. */
-export function gatedOutput(y_RC: tf.Tensor, z_RC: tf.Tensor, g_C: tf.Tensor): tf.Tensor {
+export function gatedOutput<T extends tf.Tensor>(y_RC: T, z_RC: tf.Tensor, g_C: tf.Tensor): T {
   if (!hasKernel('GatedOutput')) return gatedOutputComposed(y_RC, z_RC, g_C);
   return runKernel('GatedOutput', { y: y_RC, z: z_RC, g: g_C });
 }
 
-export function gatedOutputComposed(y_RC: tf.Tensor, z_RC: tf.Tensor, g_C: tf.Tensor): tf.Tensor {
+export function gatedOutputComposed<T extends tf.Tensor>(y_RC: T, z_RC: tf.Tensor, g_C: tf.Tensor): T {
   return tf.mul(tf.mul(y_RC, silu(z_RC)), g_C);
 }
 

@@ -18,6 +18,7 @@ import { logSumExp } from './log-sum-exp.ts';
 export interface KlHeadInputs {
   /** Final hidden states, after the last norm. */
   readonly student_RD: tf.Tensor;
+  /** Its hidden size may differ from the student's. */
   readonly teacher_RD: tf.Tensor;
   /** Heads, one row a token of the vocabulary; the same tensor twice when they share it. */
   readonly studentWeight_VD: tf.Tensor;
@@ -33,18 +34,21 @@ export interface KlHeadOptions {
   readonly trainHead?: boolean;
 }
 
-/** All [R] and in nats, except `agree`: 1 where both prefer the same token. Only `kl` is differentiable everywhere. */
-export interface KlHeadOutputs {
-  readonly kl: tf.Tensor;
+/**
+ * All [R] and in nats, except `agree`: 1 where both prefer the same token. Only `kl` is differentiable everywhere. A type
+ * and not an interface, so that `tf.tidy` can return it.
+ */
+export type KlHeadOutputs = {
+  readonly kl: tf.Tensor1D;
   /** −log of the student's probability of the label; 0 where there is none. */
-  readonly nll: tf.Tensor;
-  readonly teacherNll: tf.Tensor;
-  readonly agree: tf.Tensor;
-}
+  readonly nll: tf.Tensor1D;
+  readonly teacherNll: tf.Tensor1D;
+  readonly agree: tf.Tensor1D;
+};
 
 export function klHead(inputs: KlHeadInputs, { gradient, trainHead = false }: KlHeadOptions): KlHeadOutputs {
   if (trainHead || !hasKernel('KlHead')) return klHeadComposed(inputs);
-  const [kl, nll, teacherNll, agree] = runKernelOutputs(
+  const outputs = runKernelOutputs(
     'KlHead',
     {
       student: inputs.student_RD,
@@ -55,21 +59,22 @@ export function klHead(inputs: KlHeadInputs, { gradient, trainHead = false }: Kl
     },
     { gradient: gradient ? 1 : 0 },
   );
-  return { kl: kl!, nll: nll!, teacherNll: teacherNll!, agree: agree! };
+  const [kl, nll, teacherNll, agree] = outputs as [tf.Tensor1D, tf.Tensor1D, tf.Tensor1D, tf.Tensor1D];
+  return { kl, nll, teacherNll, agree };
 }
 
 export function klHeadComposed(inputs: KlHeadInputs): KlHeadOutputs {
   const { student_RD, teacher_RD, studentWeight_VD, teacherWeight_VD, labels_R } = inputs;
-  const z_RV = tf.matMul(student_RD as tf.Tensor2D, studentWeight_VD as tf.Tensor2D, false, true);
-  const t_RV = tf.matMul(teacher_RD as tf.Tensor2D, teacherWeight_VD as tf.Tensor2D, false, true);
+  const z_RV: tf.Tensor2D = tf.matMul(student_RD as tf.Tensor2D, studentWeight_VD as tf.Tensor2D, false, true);
+  const t_RV: tf.Tensor2D = tf.matMul(teacher_RD as tf.Tensor2D, teacherWeight_VD as tf.Tensor2D, false, true);
   const zLse_R = logSumExp(z_RV);
   const tLse_R = logSumExp(t_RV);
-  const crossTerm_R = tf.sum(tf.mul(tf.softmax(t_RV), tf.sub(t_RV, z_RV)), -1);
+  const crossTerm_R: tf.Tensor1D = tf.sum(tf.mul(tf.softmax(t_RV), tf.sub(t_RV, z_RV)), -1);
   return {
     kl: tf.add(crossTerm_R, tf.sub(zLse_R, tLse_R)),
     nll: negativeLogLikelihood(z_RV, zLse_R, labels_R),
     teacherNll: negativeLogLikelihood(t_RV, tLse_R, labels_R),
-    agree: tf.cast(tf.equal(tf.argMax(z_RV, -1), tf.argMax(t_RV, -1)), 'float32'),
+    agree: tf.cast(tf.equal(tf.argMax(z_RV, -1), tf.argMax(t_RV, -1)), 'float32') as tf.Tensor1D,
   };
 }
 

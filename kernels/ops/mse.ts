@@ -7,17 +7,17 @@ import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
 /** mean((a − b)²) over all elements: a scalar. a and b have one shape. */
-export function meanSquaredError(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+export function meanSquaredError(a: tf.Tensor, b: tf.Tensor): tf.Scalar {
   if (!hasKernel('MeanSquaredError')) return meanSquaredErrorComposed(a, b);
   return runKernel('MeanSquaredError', { a, b });
 }
 
-export function meanSquaredErrorComposed(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+export function meanSquaredErrorComposed(a: tf.Tensor, b: tf.Tensor): tf.Scalar {
   return tf.mean(tf.squaredDifference(a, b));
 }
 
 /** Σ(a − b)² / Σ b²: 0 equal, 1 as bad as answering zero. */
-export function relativeError(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+export function relativeError(a: tf.Tensor, b: tf.Tensor): tf.Scalar {
   return tf.div(tf.sum(tf.square(tf.sub(a, b))), tf.sum(tf.square(b)));
 }
 

@@ -9,12 +9,12 @@ import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
 /** x[R,D], weight[D] → [R,D]. `eps` is added inside the square root. */
-export function rmsNorm(x_RD: tf.Tensor, weight_D: tf.Tensor, eps: number): tf.Tensor {
+export function rmsNorm<T extends tf.Tensor>(x_RD: T, weight_D: tf.Tensor, eps: number): T {
   if (!hasKernel('RmsNorm')) return rmsNormComposed(x_RD, weight_D, eps);
   return runKernel('RmsNorm', { x: x_RD, weight: weight_D }, { eps });
 }
 
-export function rmsNormComposed(x_RD: tf.Tensor, weight_D: tf.Tensor, eps: number): tf.Tensor {
+export function rmsNormComposed<T extends tf.Tensor>(x_RD: T, weight_D: tf.Tensor, eps: number): T {
   const meanSquare = tf.mean(tf.square(x_RD), -1, true);
   return tf.mul(tf.mul(x_RD, tf.rsqrt(tf.add(meanSquare, eps))), weight_D);
 }

@@ -64,22 +64,21 @@ export function ropeFrequencies({ theta, scaling }: RopeSettings, headDim: numbe
 }
 
 /** Rotates x[B,T,H,d] to the positions[B,T] (int32, inside the table). */
-export function rope(x_BTHd: tf.Tensor, position_BT: tf.Tensor, table: RopeTable): tf.Tensor {
+export function rope(x_BTHd: tf.Tensor, position_BT: tf.Tensor, table: RopeTable): tf.Tensor4D {
   if (!hasKernel('Rope')) return ropeComposed(x_BTHd, position_BT, table);
   return runKernel('Rope', { x: x_BTHd, position: position_BT, ...table }, { inverse: 0 });
 }
 
-export function ropeComposed(x_BTHd: tf.Tensor, position_BT: tf.Tensor, table: RopeTable): tf.Tensor {
+export function ropeComposed(x_BTHd: tf.Tensor, position_BT: tf.Tensor, table: RopeTable): tf.Tensor4D {
   const [batch, time, heads, headDim] = x_BTHd.shape as [number, number, number, number];
   const half = headDim / 2;
   const cos = tf.reshape(tf.gather(table.cos, position_BT as tf.Tensor2D), [batch, time, 1, half]);
   const sin = tf.reshape(tf.gather(table.sin, position_BT as tf.Tensor2D), [batch, time, 1, half]);
-  const first = tf.slice(x_BTHd, [0, 0, 0, 0], [batch, time, heads, half]);
-  const second = tf.slice(x_BTHd, [0, 0, 0, half], [batch, time, heads, half]);
-  return tf.concat(
-    [tf.sub(tf.mul(first, cos), tf.mul(second, sin)), tf.add(tf.mul(second, cos), tf.mul(first, sin))],
-    3,
-  );
+  const first: tf.Tensor4D = tf.slice(x_BTHd as tf.Tensor4D, [0, 0, 0, 0], [batch, time, heads, half]);
+  const second: tf.Tensor4D = tf.slice(x_BTHd as tf.Tensor4D, [0, 0, 0, half], [batch, time, heads, half]);
+  const turnedFirst: tf.Tensor4D = tf.sub(tf.mul(first, cos), tf.mul(second, sin));
+  const turnedSecond: tf.Tensor4D = tf.add(tf.mul(second, cos), tf.mul(first, sin));
+  return tf.concat([turnedFirst, turnedSecond], 3);
 }
 
 defineGradient({

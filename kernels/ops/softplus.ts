@@ -8,13 +8,13 @@ import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient, shared } from '../gradient-rules.ts';
 
 /** x[R,C], bias[C] → [R,C]. */
-export function softplusBias(x_RC: tf.Tensor, bias_C: tf.Tensor): tf.Tensor {
+export function softplusBias<T extends tf.Tensor>(x_RC: T, bias_C: tf.Tensor): T {
   if (!hasKernel('SoftplusBias')) return softplusBiasComposed(x_RC, bias_C);
   return runKernel('SoftplusBias', { x: x_RC, bias: bias_C });
 }
 
-export function softplusBiasComposed(x_RC: tf.Tensor, bias_C: tf.Tensor): tf.Tensor {
-  return tf.softplus(tf.add(x_RC, bias_C));
+export function softplusBiasComposed<T extends tf.Tensor>(x_RC: T, bias_C: tf.Tensor): T {
+  return tf.softplus(tf.add<T>(x_RC, bias_C));
 }
 
 defineGradient({

@@ -5,15 +5,15 @@ import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
 /** x[R,C] → one [R,width] for every width; the widths add up to C. */
-export function splitColumns(x_RC: tf.Tensor, widths: readonly number[]): tf.Tensor[] {
+export function splitColumns<T extends tf.Tensor>(x_RC: T, widths: readonly number[]): T[] {
   const columns = x_RC.shape.at(-1);
   const total = widths.reduce((sum, width) => sum + width, 0);
   assert.equal(total, columns, `widths ${widths.join(' + ')} must add up to the ${columns} columns`);
   if (!hasKernel('SplitColumns')) return splitColumnsComposed(x_RC, widths);
-  return runKernelOutputs('SplitColumns', { x: x_RC }, { widths });
+  return runKernelOutputs('SplitColumns', { x: x_RC }, { widths }) as T[];
 }
 
-export function splitColumnsComposed(x_RC: tf.Tensor, widths: readonly number[]): tf.Tensor[] {
+export function splitColumnsComposed<T extends tf.Tensor>(x_RC: T, widths: readonly number[]): T[] {
   return tf.split(x_RC, [...widths], x_RC.rank - 1);
 }
 

@@ -28,11 +28,12 @@ export interface SsdInputs {
   readonly state_BHPN?: tf.Tensor;
 }
 
-export interface SsdOutputs {
-  readonly y_BTHP: tf.Tensor;
+/** A type and not an interface, so that `tf.tidy` can return it. */
+export type SsdOutputs = {
+  readonly y_BTHP: tf.Tensor4D;
   /** State after the last token. */
-  readonly state_BHPN: tf.Tensor;
-}
+  readonly state_BHPN: tf.Tensor4D;
+};
 
 /**
  * The scan over a window of tokens. The fused kernel has no gradient of an incoming or outgoing state: while a gradient
@@ -53,7 +54,7 @@ export function ssdScan(inputs: SsdInputs): SsdOutputs {
     // tfjs cannot bear an input that is present and undefined.
     ...(state_BHPN !== undefined && { state: state_BHPN }),
   });
-  return { y_BTHP: y!, state_BHPN: state! };
+  return { y_BTHP: y as tf.Tensor4D, state_BHPN: state as tf.Tensor4D };
 }
 
 export function ssdScanComposed(inputs: SsdInputs): SsdOutputs {
@@ -73,10 +74,10 @@ export function ssdScanComposed(inputs: SsdInputs): SsdOutputs {
 
   const weights_BHTT = tf.mul(l_BHTT, tf.matMul(c_BHTN, b_BHTN, false, true));
   const skip_BHTP = tf.mul(x_BHTP, tf.reshape(inputs.d_H, [1, H, 1, 1]));
-  let y_BHTP = tf.add(tf.matMul(weights_BHTT, stepped_BHTP), skip_BHTP);
+  let y_BHTP: tf.Tensor4D = tf.add(tf.matMul(weights_BHTT, stepped_BHTP), skip_BHTP);
 
   const toEnd_BHT1 = tf.reshape(tf.slice(l_BHTT, [0, 0, T - 1, 0], [B, H, 1, T]), [B, H, T, 1]);
-  let state_BHPN = tf.matMul(tf.mul(stepped_BHTP, toEnd_BHT1), b_BHTN, true, false);
+  let state_BHPN: tf.Tensor4D = tf.matMul(tf.mul(stepped_BHTP, toEnd_BHT1), b_BHTN, true, false);
 
   if (inputs.state_BHPN !== undefined) {
     const continues_BT = tf.step(tf.neg(tf.cast(inputs.start_BT, 'float32')));
@@ -99,15 +100,20 @@ export interface SsdStepInputs {
   readonly state_BHPN: tf.Tensor;
 }
 
+export type SsdStepOutputs = {
+  readonly y_BHP: tf.Tensor3D;
+  readonly state_BHPN: tf.Tensor4D;
+};
+
 /** One token of the recurrence: y[B,H,P] and the new state. The first token of a document takes a state of zeros. */
-export function ssdStep(inputs: SsdStepInputs): { readonly y_BHP: tf.Tensor; readonly state_BHPN: tf.Tensor } {
+export function ssdStep(inputs: SsdStepInputs): SsdStepOutputs {
   const { x_BHP, dt_BH, aLog_H, b_BHN, c_BHN, d_H } = inputs;
   const [B, H, P] = x_BHP.shape as [number, number, number];
   const N = b_BHN.shape[2]!;
   const decay_BH11 = tf.reshape(tf.exp(tf.neg(tf.mul(dt_BH, tf.exp(aLog_H)))), [B, H, 1, 1]);
   const stepped_BHP1 = tf.reshape(tf.mul(x_BHP, tf.reshape(dt_BH, [B, H, 1])), [B, H, P, 1]);
   const written_BHPN = tf.mul(stepped_BHP1, tf.reshape(b_BHN, [B, H, 1, N]));
-  const state_BHPN = tf.add(tf.mul(inputs.state_BHPN, decay_BH11), written_BHPN);
+  const state_BHPN: tf.Tensor4D = tf.add(tf.mul(inputs.state_BHPN, decay_BH11), written_BHPN);
   const read_BHP = tf.reshape(tf.matMul(state_BHPN, tf.reshape(c_BHN, [B, H, N, 1])), [B, H, P]);
   return { y_BHP: tf.add(read_BHP, tf.mul(x_BHP, tf.reshape(d_H, [1, H, 1]))), state_BHPN };
 }

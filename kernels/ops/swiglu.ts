@@ -4,12 +4,12 @@ import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient, shared } from '../gradient-rules.ts';
 import { silu } from './activation.ts';
 
-export function swiglu(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+export function swiglu<T extends tf.Tensor>(gate: T, up: tf.Tensor): T {
   if (!hasKernel('SwiGlu')) return swigluComposed(gate, up);
   return runKernel('SwiGlu', { gate, up });
 }
 
-export function swigluComposed(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+export function swigluComposed<T extends tf.Tensor>(gate: T, up: tf.Tensor): T {
   return tf.mul(silu(gate), up);
 }
 

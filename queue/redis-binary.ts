@@ -35,12 +35,8 @@ interface FindOptions {
  * `redis_missing` with the line that installs one.
  */
 export async function findRedisBinary({ packageDirectories, onNotice }: FindOptions): Promise<RedisBinary> {
-  const installed = await findOnPath();
-  if (installed !== undefined) return installed;
-  for (const directory of packageDirectories) {
-    const unpacked = unpackedBinary(directory);
-    if (unpacked !== undefined) return unpacked;
-  }
+  const present = await presentRedisBinary(packageDirectories);
+  if (present !== undefined) return present;
   const reason = await unpackDebianPackage(packageDirectories[0], onNotice);
   const unpacked = unpackedBinary(packageDirectories[0]);
   if (unpacked !== undefined && (await isRecent(unpacked))) return unpacked;
@@ -48,6 +44,22 @@ export async function findRedisBinary({ packageDirectories, onNotice }: FindOpti
     message: `Molt needs Redis ${minimumRedisVersion.join('.')} or newer and found no redis-server or valkey-server on PATH${reason === undefined ? '' : ` (${reason})`}`,
     hint: installLine,
   });
+}
+
+/** The server program that is on this machine already: on PATH, else unpacked earlier. */
+export async function presentRedisBinary(packageDirectories: readonly string[]): Promise<RedisBinary | undefined> {
+  const installed = await findOnPath();
+  if (installed !== undefined) return installed;
+  for (const directory of packageDirectories) {
+    const unpacked = unpackedBinary(directory);
+    if (unpacked !== undefined) return unpacked;
+  }
+  return undefined;
+}
+
+/** Whether this machine has what unpacking Debian's package takes. */
+export function canUnpackRedis(): boolean {
+  return process.platform === 'linux' && ['apt-get', 'apt-cache', 'dpkg', 'dpkg-query'].every(isOnPath);
 }
 
 /** Whether `version`, such as "7.0.15", is recent enough. */
@@ -98,9 +110,7 @@ function unpackedBinary(packageDirectory: string): RedisBinary | undefined {
 
 /** Unpacks redis-tools and the libraries this machine lacks into `target`. Returns why it could not, if it could not. */
 async function unpackDebianPackage(target: string, onNotice: (line: string) => void): Promise<string | undefined> {
-  if (process.platform !== 'linux') return undefined;
-  const tools = ['apt-get', 'apt-cache', 'dpkg', 'dpkg-query'];
-  if (!tools.every(isOnPath)) return undefined;
+  if (!canUnpackRedis()) return undefined;
   onNotice("No Redis on this machine: unpacking Debian's package into the state directory (once, about 1.5 MB).");
   const draft = `${target}.${process.pid}.tmp`;
   mkdirSync(join(draft, 'packages'), { recursive: true });

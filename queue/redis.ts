@@ -13,7 +13,13 @@ import { moltError } from '../errors.ts';
 import { withFileLock } from './file-lock.ts';
 import type { Home } from './home.ts';
 import { isRunning, liveness, processIdentity } from './process-identity.ts';
-import { findRedisBinary, isSupportedVersion, minimumRedisVersion } from './redis-binary.ts';
+import {
+  canUnpackRedis,
+  findRedisBinary,
+  isSupportedVersion,
+  minimumRedisVersion,
+  presentRedisBinary,
+} from './redis-binary.ts';
 import { findServer, type RedisServer, startServer, stopServer } from './redis-server.ts';
 
 /** How to reach a Redis, in the options that ioredis and BullMQ share. */
@@ -57,22 +63,46 @@ export async function leaseRedis(home: Home, options: RedisLeaseOptions = {}): P
 }
 
 /**
- * A connection of one's own. `patient` commands wait for a server that is being restarted, and fail after about 20
- * attempts to reach it; the others fail at once while there is no connection.
+ * A connection of one's own. Without a server its commands fail at once (`waits: 'never'`), after about 20 attempts to
+ * reach one, which covers a restart (`'briefly'`), or wait for as long as it takes (`'forever'`).
  */
-export function connectTo(lease: RedisLease, { patient }: { readonly patient: boolean }): Redis {
-  const redis = new Redis({ ...lease.address, enableOfflineQueue: patient });
+export function connectTo(lease: RedisLease, { waits }: { readonly waits: 'never' | 'briefly' | 'forever' }): Redis {
+  const redis = new Redis({
+    ...lease.address,
+    enableOfflineQueue: waits !== 'never',
+    maxRetriesPerRequest: waits === 'forever' ? null : 20,
+  });
   // Without a listener an outage would end the process; whoever issues commands sees it in their results.
   redis.on('error', () => {});
   return redis;
 }
 
-/** Finds or unpacks a server program for `home` without starting it: what setting up ahead of an offline run needs. */
-export async function prepareRedis(home: Home, onNotice: (line: string) => void = () => {}): Promise<void> {
-  if ((process.env['REDIS_URL'] ?? '') !== '') return;
-  await withFileLock(home.redis, 'lock', async () => {
-    await findRedisBinary({ packageDirectories: packageDirectories(home), onNotice });
+/**
+ * Finds or unpacks a server program for `home` without starting it: what setting up ahead of an offline run needs.
+ * Returns its path, or null when `REDIS_URL` makes it unnecessary. Throws `redis_missing`.
+ */
+export async function prepareRedis(home: Home, onNotice: (line: string) => void = () => {}): Promise<string | null> {
+  if ((process.env['REDIS_URL'] ?? '') !== '') return null;
+  return withFileLock(home.redis, 'lock', async () => {
+    return (await findRedisBinary({ packageDirectories: packageDirectories(home), onNotice })).path;
   });
+}
+
+/** What a lease would use: `place` is an address, a socket or the path of a program. */
+export interface RedisOutlook {
+  readonly kind: 'external' | 'running' | 'startable' | 'unpackable' | 'missing';
+  readonly place: string | null;
+}
+
+/** What a lease would use now, found without starting or unpacking anything. Throws `redis_unavailable`. */
+export async function foreseeRedis(home: Home): Promise<RedisOutlook> {
+  const url = process.env['REDIS_URL'] ?? '';
+  if (url !== '') return { kind: 'external', place: (await leaseExternal(url, {})).place };
+  const running = await findServer(home);
+  if (running !== undefined) return { kind: 'running', place: running.socket };
+  const binary = await presentRedisBinary(packageDirectories(home));
+  if (binary !== undefined) return { kind: 'startable', place: binary.path };
+  return { kind: canUnpackRedis() ? 'unpackable' : 'missing', place: null };
 }
 
 async function leaseEmbedded(

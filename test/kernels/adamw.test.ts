@@ -5,7 +5,7 @@ import { AdamW, type ParameterGroup } from '../../kernels/ops/adamw.ts';
 import { sumSquares } from '../../kernels/ops/norm.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { relativeError } from '../support/reference.ts';
-import { read, readAll, stockBackends, useBackend } from '../support/tensors.ts';
+import { read, readAll, testBackends, useBackend } from '../support/tensors.ts';
 
 const random = createRandom(9);
 
@@ -56,7 +56,7 @@ afterEach(() => {
   expect(tf.memory().numTensors).toBe(0);
 });
 
-describe.each(stockBackends)('on %s', (backend) => {
+describe.each(testBackends)('on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   test('follows the formula, each group with its own settings', async () => {

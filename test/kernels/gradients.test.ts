@@ -9,7 +9,7 @@ import { vjp } from '../../kernels/autograd.ts';
 import { registerGradients } from '../../kernels/gradients.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { relativeError } from '../support/reference.ts';
-import { read, readAll, stockBackends, useBackend } from '../support/tensors.ts';
+import { read, readAll, testBackends, useBackend } from '../support/tensors.ts';
 
 const random = createRandom(3);
 
@@ -219,7 +219,7 @@ const elementwiseCases: ElementwiseCase[] = [
   { name: '(1 − x)²', apply: (x) => tf.squaredDifference(1, x), exact: (x) => (1 - x) ** 2 },
 ];
 
-describe.each(stockBackends)('on %s', (backend) => {
+describe.each(testBackends)('on %s', (backend) => {
   beforeAll(() => useBackend(backend));
 
   test.each(linearCases)('the gradient of $name is its transpose', async ({ shapes, linear, apply }) => {

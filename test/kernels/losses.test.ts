@@ -8,7 +8,7 @@ import { splitColumns } from '../../kernels/ops/split.ts';
 import { createRandom } from '../../kernels/random.ts';
 import * as reference from '../support/reference.ts';
 import { array64 } from '../support/reference.ts';
-import { read, stockBackends, useBackend } from '../support/tensors.ts';
+import { read, testBackends, useBackend } from '../support/tensors.ts';
 
 function randomArray(random: ReturnType<typeof createRandom>, shape: readonly number[], scale = 1): reference.Array64 {
   const x = array64(shape);
@@ -20,7 +20,7 @@ function tensor({ shape, data }: reference.Array64): tf.Tensor {
   return tf.tensor(Float32Array.from(data), [...shape]);
 }
 
-describe.each(stockBackends)('on %s', (backend) => {
+describe.each(testBackends)('on %s', (backend) => {
   beforeAll(() => useBackend(backend));
   beforeEach(() => tf.engine().startScope());
   afterEach(() => tf.engine().endScope());

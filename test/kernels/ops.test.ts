@@ -1,13 +1,14 @@
 /**
- * The composed forms are the definition that every fused kernel is measured by, so they are measured first: values
- * against a float64 reference in plain loops, gradients against its central differences, on both stock backends.
+ * Every operation against a float64 reference in plain loops, and its gradients against central differences of that
+ * reference: the composed form on every backend, because it is what fused kernels are measured by, and the public
+ * operation where the backend has fused kernels.
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { vjp } from '../../kernels/autograd.ts';
 import { lossWeights, type OpCase, opCases, referenceLoss, tensorsOf } from '../support/op-cases.ts';
 import { numericalGradient, relativeError } from '../support/reference.ts';
-import { readAll, stockBackends, useBackend, weightedSum } from '../support/tensors.ts';
+import { readAll, testBackends, useBackend, weightedSum } from '../support/tensors.ts';
 
 // float32 against float64. Measured: at most 3e-7.
 const VALUE_TOLERANCE = 2e-6;
@@ -15,16 +16,21 @@ const GRADIENT_TOLERANCE = 2e-6;
 
 const cases = opCases();
 
-function gradientNames({ differentiable, composedOnly = [] }: OpCase): string[] {
-  return [...differentiable, ...composedOnly];
+const forms = testBackends.flatMap((backend) => {
+  const composed = { backend, form: 'composed' as const };
+  return backend === 'native' ? [composed, { backend, form: 'fused' as const }] : [composed];
+});
+
+function gradientNames({ differentiable, composedOnly = [] }: OpCase, form: 'composed' | 'fused'): readonly string[] {
+  return form === 'composed' ? [...differentiable, ...composedOnly] : differentiable;
 }
 
-describe.each(stockBackends)('on %s', (backend) => {
+describe.each(forms)('$form on $backend', ({ backend, form }) => {
   beforeAll(() => useBackend(backend));
 
   test.each(cases)('$name gives the values of its definition', async (op) => {
     const inputs = tensorsOf(op);
-    const outputs = tf.tidy(() => [...op.composed(inputs)]);
+    const outputs = tf.tidy(() => [...op[form](inputs)]);
     const expected = op.reference(op.inputs);
     const values = await readAll(outputs);
     expect(outputs.map((output) => output.shape)).toEqual(expected.map(({ shape }) => shape));
@@ -37,9 +43,9 @@ describe.each(stockBackends)('on %s', (backend) => {
   test.each(cases)('$name has the gradients of its definition', async (op) => {
     const inputs = tensorsOf(op);
     const weights = lossWeights(op);
-    const names = gradientNames(op);
+    const names = gradientNames(op, form);
     const { value, gradients } = vjp(
-      () => weightedSum(op.composed(inputs), weights),
+      () => weightedSum(op[form](inputs), weights),
       names.map((name) => inputs[name]!),
     );
     const values = await readAll(gradients);
@@ -57,9 +63,9 @@ describe.each(stockBackends)('on %s', (backend) => {
   test.each(cases)('$name leaves no tensor behind, forward or backward', (op) => {
     const inputs = tensorsOf(op);
     const weights = lossWeights(op);
-    const sources = gradientNames(op).map((name) => inputs[name]!);
+    const sources = gradientNames(op, form).map((name) => inputs[name]!);
     const before = tf.memory().numTensors;
-    const { value, gradients } = vjp(() => weightedSum(op.composed(inputs), weights), sources);
+    const { value, gradients } = vjp(() => weightedSum(op[form](inputs), weights), sources);
     expect(tf.memory().numTensors - before).toBe(1 + sources.length);
     tf.dispose([value, gradients]);
     expect(tf.memory().numTensors).toBe(before);

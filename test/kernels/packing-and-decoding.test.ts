@@ -11,7 +11,7 @@ import { CONV_WIDTH, causalConv } from '../../kernels/ops/conv.ts';
 import { ssdScan, ssdStep } from '../../kernels/ops/ssd.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { documentStarts } from '../support/op-cases.ts';
-import { read, stockBackends, useBackend } from '../support/tensors.ts';
+import { read, testBackends, useBackend } from '../support/tensors.ts';
 
 const lengths = [1, 3, 2, 9, 5];
 const T = 20;
@@ -110,7 +110,7 @@ async function expectClose(actual: tf.Tensor, expected: tf.Tensor, tolerance = 2
   expect(worst).toBeLessThan(tolerance * scale);
 }
 
-describe.each(stockBackends)('on %s', (backend) => {
+describe.each(testBackends)('on %s', (backend) => {
   beforeAll(() => useBackend(backend));
   beforeEach(() => tf.engine().startScope());
   afterEach(() => tf.engine().endScope());

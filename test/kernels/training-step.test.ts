@@ -21,7 +21,7 @@ import { ssdScan } from '../../kernels/ops/ssd.ts';
 import { swiglu } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { documentStarts } from '../support/op-cases.ts';
-import { countKernels, read, readAll, stockBackends, useBackend } from '../support/tensors.ts';
+import { countKernels, read, readAll, testBackends, useBackend } from '../support/tensors.ts';
 
 const [B, T, D, H, P, V, I] = [2, 12, 8, 2, 4, 17, 12];
 const N = P + 1;
@@ -136,7 +136,7 @@ afterEach(() => {
   expect(tf.memory().numTensors).toBe(0);
 });
 
-describe.each(stockBackends)('on %s, a training step', (backend) => {
+describe.each(testBackends)('on %s, a training step', (backend) => {
   test('lowers the loss, step after step, and keeps as many tensors as before', async () => {
     await useBackend(backend);
     const network = build();

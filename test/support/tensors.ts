@@ -2,6 +2,8 @@
 import * as tf from '@tensorflow/tfjs-core';
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-wasm';
+import { addonMissing } from '../../kernels/addon.ts';
+import { startBackend } from '../../kernels/backends.ts';
 import type { Array64 } from './reference.ts';
 
 // Silences the greeting that tfjs prints on first use of the cpu backend under Node.
@@ -10,7 +12,18 @@ tf.env().set('PROD', true);
 /** The stock backends that every composed form must run on. */
 export const stockBackends = ['cpu', 'wasm'] as const;
 
+/** The stock backends and, where its addon is built, `native`. */
+export const testBackends: readonly string[] = [...stockBackends, ...nativeIfBuilt()];
+
+function nativeIfBuilt(): string[] {
+  const missing = addonMissing();
+  if (missing === undefined) return ['native'];
+  console.log(`native is not tested: ${missing}`);
+  return [];
+}
+
 export async function useBackend(name: string): Promise<void> {
+  if (name === 'native' && tf.findBackend(name) === null) await startBackend({ backend: 'native', threads: 2 });
   await tf.setBackend(name);
   await tf.ready();
 }

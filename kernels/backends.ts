@@ -1,30 +1,200 @@
 /**
- * Which backend runs the tensors of this process. `auto` takes the first that works of native (ours, C++), tensorflow
- * (tfjs-node, when its binding loads) … wasm, cpu, and says why; an explicit choice that cannot work is an error, never
- * a silent replacement. Every backend is imported only when it is tried.
+ * Which tfjs backend runs the tensors of this process. `auto` takes the first that works of
+ *   native      ours, C++ (kernels/native): built by set-up where there is a compiler
+ *   tensorflow  @tensorflow/tfjs-node(-gpu), if someone has built its binding
+ *   wasm        tfjs's WebAssembly kernels, one thread
+ *   cpu         tfjs's JavaScript kernels: for the smallest models only
+ * and says why. A backend asked for by name that does not work is an error, never replaced in silence. Each is imported
+ * only when it is tried.
  */
+import { existsSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
+import { dirname, join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { moltError } from '../errors.ts';
-import { loadAddon } from './addon.ts';
-import { NativeBackend, nativeBackendName } from './backend.ts';
-import { registerNativeKernels } from './registry.ts';
+import { addonMissing, loadAddon } from './addon.ts';
+import type { NativeBackend } from './backend.ts';
+
+export const backendNames = ['native', 'tensorflow', 'wasm', 'cpu'] as const;
+export type BackendName = (typeof backendNames)[number];
 
 export interface StartOptions {
-  readonly backend: 'auto' | 'native';
+  readonly backend: BackendName | 'auto';
+  /** Compute threads of `native`; 0 or absent: as many as there are cores. Other backends choose for themselves. */
   readonly threads?: number;
 }
+
 export interface StartedBackend {
-  readonly name: string;
+  readonly name: BackendName;
+  /** What it runs on, and why not something better. */
   readonly reason: string;
   readonly threads: number;
 }
 
+/** Why a backend cannot be used here, and what would change that. */
+class Unavailable extends Error {
+  readonly hint: string | undefined;
+  constructor(message: string, hint?: string) {
+    super(message);
+    this.hint = hint;
+  }
+}
+
+/**
+ * Makes a backend the current one of this thread. May be called again, with another backend or number of threads.
+ * @throws MoltError backend_unavailable when the backend asked for does not work here
+ */
 export async function startBackend({ backend, threads = 0 }: StartOptions): Promise<StartedBackend> {
   const count = threads === 0 ? availableParallelism() : threads;
-  const native = new NativeBackend(loadAddon(), count);
-  registerNativeKernels(native);
-  tf.registerBackend(nativeBackendName, () => native, 3);
-  await tf.setBackend(nativeBackendName);
-  return { name: 'native', reason: '', threads: count };
+  if (backend !== 'auto') {
+    try {
+      return { name: backend, ...(await starters[backend](count)) };
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+      throw moltError('backend_unavailable', {
+        message: `the ${backend} backend does not work here: ${error.message}`,
+        hint: error.hint ?? 'Choose another backend, or auto.',
+        cause: error,
+      });
+    }
+  }
+  const passed: string[] = [];
+  for (const name of backendNames) {
+    try {
+      const started = await starters[name](count);
+      return { name, threads: started.threads, reason: [started.reason, ...passed].join('; ') };
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+      passed.push(`${name}: ${error.message}`);
+    }
+  }
+  throw moltError('backend_unavailable', { message: `no backend works here: ${passed.join('; ')}` });
+}
+
+export interface BackendDescription {
+  readonly name: BackendName;
+  readonly available: boolean;
+  /** What it would run on, or why it cannot. */
+  readonly detail: string;
+}
+
+/** Every backend and whether it could be started here, in order of preference. Starts none. */
+export function describeBackends(): BackendDescription[] {
+  const probes: Record<BackendName, () => string> = {
+    native: () => `C++ kernels for ${loadNative().isa}`,
+    tensorflow: () => `TensorFlow binding of ${findTensorFlow()}`,
+    wasm: () => `WebAssembly kernels of ${resolve('@tensorflow/tfjs-backend-wasm')}`,
+    cpu: () => `JavaScript kernels of ${resolve('@tensorflow/tfjs-backend-cpu')}`,
+  };
+  return backendNames.map((name) => {
+    try {
+      return { name, available: true, detail: probes[name]() };
+    } catch (error) {
+      if (!(error instanceof Unavailable)) throw error;
+      return { name, available: false, detail: error.message };
+    }
+  });
+}
+
+type Start = (threads: number) => Promise<{ readonly reason: string; readonly threads: number }>;
+
+/** Each throws Unavailable when it cannot start. */
+const starters: Record<BackendName, Start> = {
+  native: async (threads) => {
+    const addon = loadNative();
+    const running = tf.findBackend('native') as NativeBackend | null;
+    if (running !== null) {
+      running.setThreads(threads);
+    } else {
+      const [{ NativeBackend }, { registerNativeKernels }, { registerFallbackKernels }] = await Promise.all([
+        import('./backend.ts'),
+        import('./registry.ts'),
+        import('./fallback.ts'),
+      ]);
+      const backend = new NativeBackend(addon, threads);
+      registerNativeKernels(backend);
+      registerFallbackKernels();
+      tf.registerBackend('native', () => backend);
+    }
+    await makeCurrent('native');
+    return { reason: `C++ kernels for ${addon.isa}`, threads };
+  },
+
+  tensorflow: async () => {
+    const name = findTensorFlow();
+    // The binding is of 2022 and calls a function that Node has since removed.
+    const util = createRequire(import.meta.url)('node:util') as Record<string, unknown>;
+    util['isNullOrUndefined'] ??= (value: unknown) => value === undefined || value === null;
+    try {
+      await import(name);
+    } catch (error) {
+      throw new Unavailable(`${name} does not load: ${firstLine(error)}`);
+    }
+    await makeCurrent('tensorflow');
+    return { reason: `TensorFlow through ${name}`, threads: availableParallelism() };
+  },
+
+  wasm: async () => {
+    resolve('@tensorflow/tfjs-backend-wasm');
+    await import('@tensorflow/tfjs-backend-wasm');
+    await makeCurrent('wasm');
+    return { reason: 'WebAssembly kernels', threads: 1 };
+  },
+
+  cpu: async () => {
+    resolve('@tensorflow/tfjs-backend-cpu');
+    await import('@tensorflow/tfjs-backend-cpu');
+    await makeCurrent('cpu');
+    const { quietCpuBackend } = await import('./fallback.ts');
+    quietCpuBackend(tf.backend());
+    return { reason: 'JavaScript kernels', threads: 1 };
+  },
+};
+
+async function makeCurrent(name: BackendName): Promise<void> {
+  if (!(await tf.setBackend(name))) throw new Unavailable('tfjs cannot initialise it');
+  await tf.ready();
+}
+
+function loadNative() {
+  const hint = 'Run `npm run setup`; it needs g++.';
+  const missing = addonMissing();
+  if (missing !== undefined) throw new Unavailable(missing, hint);
+  try {
+    return loadAddon();
+  } catch (error) {
+    throw new Unavailable(`the addon does not load: ${firstLine(error)}`, hint);
+  }
+}
+
+/** The tfjs-node package whose binding is built. The package alone, as npm installs it here, has none. */
+function findTensorFlow(): string {
+  const packages = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'];
+  for (const name of packages) {
+    const directory = directoryOf(name);
+    if (directory === undefined) continue;
+    const library = join(directory, 'lib');
+    if (!existsSync(library)) continue;
+    const files = readdirSync(library, { recursive: true, encoding: 'utf8' });
+    if (files.some((file) => file.endsWith('tfjs_binding.node'))) return name;
+  }
+  throw new Unavailable(`no built binding of ${packages.join(' or ')}`);
+}
+
+function resolve(name: string): string {
+  if (directoryOf(name) === undefined) throw new Unavailable(`${name} is not installed`);
+  return name;
+}
+
+function directoryOf(name: string): string | undefined {
+  try {
+    return dirname(createRequire(import.meta.url).resolve(`${name}/package.json`));
+  } catch {
+    return undefined;
+  }
+}
+
+function firstLine(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).split('\n')[0]!;
 }

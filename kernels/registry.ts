@@ -8,11 +8,22 @@ import * as tf from '@tensorflow/tfjs-core';
 import { type NativeBackend, nativeBackendName } from './backend.ts';
 import { elementwiseRows } from './rows/elementwise.ts';
 import { fusedRows } from './rows/fused.ts';
+import { makingRows } from './rows/making.ts';
 import { matmulRows } from './rows/matmul.ts';
+import { movementRows } from './rows/movement.ts';
+import { reductionRows } from './rows/reduction.ts';
 import type { KernelRow } from './rows/row.ts';
 import { viewRows } from './rows/view.ts';
 
-export const kernelRows: readonly KernelRow[] = [...viewRows, ...elementwiseRows, ...matmulRows, ...fusedRows];
+export const kernelRows: readonly KernelRow[] = [
+  ...viewRows,
+  ...elementwiseRows,
+  ...reductionRows,
+  ...movementRows,
+  ...makingRows,
+  ...matmulRows,
+  ...fusedRows,
+];
 
 /**
  * Registers every row whose native kernel `backend`'s addon has.

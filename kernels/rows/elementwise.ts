@@ -36,6 +36,21 @@ function binary(kernel: string, output: 'same' | 'bool'): KernelRow {
   };
 }
 
+/** `output`: the dtype of the result, 'same' for that of the argument. `attributes`: names of numbers to encode. */
+function unary(kernel: string, output: 'same' | 'float32' | 'bool', attributes: readonly string[] = []): KernelRow {
+  return {
+    kernel,
+    inputs: ['x'],
+    plan: (inputs, values) => {
+      const { shape, dtype } = given(inputs, 0);
+      return {
+        outputs: [{ shape, dtype: output === 'same' ? dtype : output }],
+        attributes: attributes.map((name) => values[name] as number),
+      };
+    },
+  };
+}
+
 export const elementwiseRows: readonly KernelRow[] = [
   ...['Add', 'Sub', 'Multiply', 'RealDiv', 'Maximum', 'Minimum', 'SquaredDifference'].map((name) =>
     binary(name, 'same'),
@@ -43,4 +58,23 @@ export const elementwiseRows: readonly KernelRow[] = [
   ...['Equal', 'NotEqual', 'Greater', 'GreaterEqual', 'Less', 'LessEqual', 'LogicalAnd', 'LogicalOr'].map((name) =>
     binary(name, 'bool'),
   ),
+  ...['Neg', 'Abs', 'Square', 'Relu', 'Relu6', 'Sign', 'Floor', 'Ceil', 'Round'].map((name) => unary(name, 'same')),
+  ...[
+    'Exp',
+    'Expm1',
+    'Log',
+    'Log1p',
+    'Sqrt',
+    'Rsqrt',
+    'Reciprocal',
+    'Sigmoid',
+    'Softplus',
+    'Tanh',
+    'Erf',
+    'Sin',
+    'Cos',
+  ].map((name) => unary(name, 'float32')),
+  unary('Step', 'same', ['alpha']),
+  unary('ClipByValue', 'same', ['clipValueMin', 'clipValueMax']),
+  unary('LogicalNot', 'bool'),
 ];

@@ -70,6 +70,17 @@ export function sizeOf(shape: readonly number[]): number {
   return size;
 }
 
+/** Elements between neighbours along each dimension of a row-major tensor. */
+export function stridesOf(shape: readonly number[]): number[] {
+  const strides = new Array<number>(shape.length);
+  let stride = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    strides[i] = stride;
+    stride *= shape[i]!;
+  }
+  return strides;
+}
+
 /** The last dimension; 1 for a scalar. */
 export function lastOf(shape: readonly number[]): number {
   return shape.length === 0 ? 1 : shape[shape.length - 1]!;

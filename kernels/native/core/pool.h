@@ -21,7 +21,9 @@ class Pool {
   // Runs fn(i) for every i in [0, n), in any order and on any thread. fn must not throw.
   template <class F>
   __attribute__((always_inline)) void parallel_for(int64_t n, F&& fn) {
-    run(n, [](void* f, int64_t i) { (*static_cast<std::remove_reference_t<F>*>(f))(i); }, &fn);
+    using Function = std::remove_reference_t<F>;
+    void* const context = const_cast<void*>(static_cast<const void*>(&fn));
+    run(n, [](void* f, int64_t i) { (*static_cast<Function*>(f))(i); }, context);
   }
 
  private:

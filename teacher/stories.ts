@@ -38,8 +38,8 @@ export interface Story {
 }
 
 /** How often a story has a side fact, where its plot allows one, and a last line. */
-const SIDE_FACT_SHARE = 0.85;
-const LAST_LINE_SHARE = 0.6;
+const SIDE_FACT_SHARE = 0.75;
+const LAST_LINE_SHARE = 0.5;
 
 /** The same stories for the same seed; a larger count continues the list. */
 export function generateStories(seed: number, count: number): string[] {

@@ -28,7 +28,7 @@ const RECALL_END = '\ue001';
 /** A span of a finished text that repeats something told before. Offsets are UTF-16 indices. */
 export interface Recall {
   readonly answer: string;
-  /** Where the answer stood first. */
+  /** Where the answer stood last before: the nearest place to copy it from. */
   readonly told: number;
   /** Where it has to be recalled. */
   readonly at: number;
@@ -113,8 +113,8 @@ export function extractRecalls(marked: string): { text: string; recalls: readonl
   }
   const lower = text.toLowerCase();
   const recalls = spans.map(({ answer, at }) => {
-    const told = lower.indexOf(answer.toLowerCase());
-    assert(told >= 0 && told < at, `"${answer}" is recalled but was never told in: ${text}`);
+    const told = lower.slice(0, at).lastIndexOf(answer.toLowerCase());
+    assert(told >= 0, `"${answer}" is recalled but was never told in: ${text}`);
     return { answer, told, at };
   });
   return { text, recalls };

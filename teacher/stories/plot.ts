@@ -31,7 +31,7 @@ export function step(...wordings: string[]): Step {
   return wordings;
 }
 
-/** A step that happens in half of the stories. */
+/** A step that happens in a third of the stories. */
 export function maybe(...wordings: string[]): Step {
-  return [...wordings, ...wordings.map(() => '')];
+  return [...wordings, ...wordings.flatMap(() => ['', ''])];
 }

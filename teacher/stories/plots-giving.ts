@@ -406,7 +406,14 @@ const shopping: Plot = {
       hero,
       friend: pick.friendOf(hero),
       list: pick.threeOf(groceries),
-      sight: pick.noun(['puppet show', 'man with a monkey', 'juggler on stilts', 'brass band', 'big parade', 'dancing bear']),
+      sight: pick.noun([
+        'puppet show',
+        'man with a monkey',
+        'juggler on stilts',
+        'brass band',
+        'big parade',
+        'dancing bear',
+      ]),
       elder: pick.one(relatives),
       place: pick.outdoors(),
     };

@@ -27,8 +27,8 @@ export const recipeSchema = z.strictObject({
   }),
   data: section({
     /** Files .txt or .jsonl, or directories of them; absolute after loading. */
-    text: z.union([path().transform((only) => [only]), z.array(path()).min(1)], {
-      error: 'expected the path of a .txt or .jsonl file or of a directory of them, or a list of such paths',
+    text: z.union([path().transform((only) => [only]), z.array(path()).min(1, { error: textRule() })], {
+      error: textRule(),
     }),
     field: text('the name of the field of a .jsonl line that holds its text').default('text'),
     separator: z
@@ -212,6 +212,10 @@ function decaysRule(): string {
 
 function groupsRule(): string {
   return `expected a list of groups of weights: ${weightGroups.join(', ')}`;
+}
+
+function textRule(): string {
+  return 'expected the path of a .txt or .jsonl file or of a directory of them, or a list of such paths';
 }
 
 function heldOutRule(): string {

@@ -34,19 +34,18 @@ export interface SourceText {
   place(line: number, column: number): string;
 }
 
+/** One slip of syntax can echo through the rest of a file. */
+const maxSyntaxProblems = 5;
+
+/** A recipe needs three levels. */
+const maxDepth = 16;
+
 /**
  * Parses one YAML document. What is wrong with its syntax is appended to `problems`; the result is then null.
  */
 export function parseSource(source: SourceText, problems: Problem[]): SourceNode | null {
   const found: Problem[] = [];
-  let root: SourceNode | null = null;
-  try {
-    root = parseTree(source, found);
-  } catch (error) {
-    // The parser recurses: its stack is the limit on nesting.
-    if (!(error instanceof RangeError)) throw error;
-    found.push({ place: source.place(1, 1), field: '', message: 'is nested too deeply' });
-  }
+  const root = parseTree(source, found);
   problems.push(...found);
   return found.length > 0 ? null : root;
 }
@@ -58,7 +57,7 @@ function parseTree(source: SourceText, problems: Problem[]): SourceNode | null {
     const { line, col } = lines.linePos(offset);
     return source.place(Math.max(line, 1), Math.max(col, 1));
   };
-  for (const issue of [...document.errors, ...document.warnings]) {
+  for (const issue of [...document.errors, ...document.warnings].slice(0, maxSyntaxProblems)) {
     problems.push({ place: placeAt(issue.pos[0]), field: '', message: `is not valid YAML: ${issue.message}` });
   }
   if (problems.length > 0) return null;
@@ -67,7 +66,7 @@ function parseTree(source: SourceText, problems: Problem[]): SourceNode | null {
     const remedy = 'write the value out, or share it with "extends"';
     problems.push({ place: placeAt(node.range?.[0] ?? 0), field: '', message: `${what} not supported; ${remedy}` });
   };
-  const convertMap = (items: readonly { key: unknown; value: unknown }[]): SourceMap => {
+  const convertMap = (items: readonly { key: unknown; value: unknown }[], depth: number): SourceMap => {
     const entries = new Map<string, SourceEntry>();
     for (const { key, value } of items) {
       if (!isScalar(key)) {
@@ -76,12 +75,12 @@ function parseTree(source: SourceText, problems: Problem[]): SourceNode | null {
       }
       const place = placeAt(key.range?.[0] ?? 0);
       // A key without a value has no node of its own: its place is the key's.
-      const node = isNode(value) ? convert(value) : { place, directory: source.directory, content: null };
+      const node = isNode(value) ? convert(value, depth) : { place, directory: source.directory, content: null };
       entries.set(String(key.value), { place, node });
     }
     return entries;
   };
-  const convert = (node: Node): SourceNode => {
+  const convert = (node: Node, depth = 0): SourceNode => {
     const leaf = (content: SourceNode['content']): SourceNode => {
       return { place: placeAt(node.range?.[0] ?? 0), directory: source.directory, content };
     };
@@ -90,8 +89,12 @@ function parseTree(source: SourceText, problems: Problem[]): SourceNode | null {
       return leaf(null);
     }
     if ((isScalar(node) || isCollection(node)) && node.anchor !== undefined) refuse(node, 'an anchor (&) is');
-    if (isMap(node)) return leaf(convertMap(node.items));
-    if (isSeq(node)) return leaf(node.items.filter(isNode).map(convert));
+    if (depth > maxDepth) {
+      refuse(node, 'so much nesting is');
+      return leaf(null);
+    }
+    if (isMap(node)) return leaf(convertMap(node.items, depth + 1));
+    if (isSeq(node)) return leaf(node.items.filter(isNode).map((item) => convert(item, depth + 1)));
     return leaf(scalarOf(node));
   };
   return document.contents === null

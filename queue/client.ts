@@ -4,6 +4,7 @@
  * stages: that is a worker's business.
  */
 import { readFileSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { openStore } from '../checkpoints/store.ts';
 import type { Recipe } from '../configs/recipe.ts';
@@ -160,7 +161,7 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
 
 async function connect(home: Home, { startRedis = true, onNotice }: ClientOptions): Promise<Connections> {
   const lease = await leaseRedis(home, { start: startRedis, ...(onNotice && { onNotice }) });
-  return { lease, redis: connectTo(lease, { patient: true }), flow: openFlow(home, lease) };
+  return { lease, redis: connectTo(lease, { waits: 'briefly' }), flow: openFlow(home, lease) };
 }
 
 async function describeSubmission(
@@ -205,16 +206,22 @@ async function resumeJob(home: Home, redis: Redis, flow: Flow, id: string): Prom
   const goesOn = !isOver(status) && status !== 'cancelling' && (await reachRedis(() => flow.has(submission)));
   if (goesOn) return;
   await reachRedis(() => redis.del(cancelKey(home, id)));
-  const removed = await reachRedis(() => flow.remove(submission));
-  if (!removed) {
-    throw moltError('job_state', {
-      message: `job ${id} is still being stopped by a worker`,
-      hint: 'Try again in a moment.',
-    });
-  }
+  await removeWhenStopped(flow, submission);
   // The event first: a worker that takes the first stage a moment later must not find the job over.
   publishEvent(home, redis, id, { type: 'job', status: 'queued' });
   await reachRedis(() => flow.add(submission));
+}
+
+/** A job that was just cancelled or has just failed is let go by its worker within a moment. */
+async function removeWhenStopped(flow: Flow, submission: JobSubmission): Promise<void> {
+  for (let attempt = 0; attempt < 30; attempt++) {
+    if (await reachRedis(() => flow.remove(submission))) return;
+    await sleep(100);
+  }
+  throw moltError('job_state', {
+    message: `a worker still holds a stage of job ${submission.id}`,
+    hint: 'Try again in a moment.',
+  });
 }
 
 /** How often a follower looks for a Redis that was not there when it began. */
@@ -230,7 +237,7 @@ async function* followFromClient(
   const find = async () => {
     try {
       const lease = await leaseRedis(home, { start: false });
-      found = { lease, redis: connectTo(lease, { patient: false }) };
+      found = { lease, redis: connectTo(lease, { waits: 'never' }) };
     } catch (error) {
       if (!(error instanceof MoltError)) throw error;
     }

@@ -126,6 +126,12 @@ async function leaseEmbedded(
     return found;
   });
 
+  const leaveInHaste = () => {
+    rmSync(user, { force: true });
+    if (liveUsers(home) === 0 && isRunning(server.pid)) process.kill(server.pid, 'SIGTERM');
+  };
+  leaveOnExit(leaveInHaste);
+
   let released = false;
   let restarting: Promise<void> | undefined;
   const restart = async (): Promise<void> => {
@@ -155,6 +161,7 @@ async function leaseEmbedded(
       released = true;
       clearInterval(watch);
       await restarting;
+      leavers.delete(leaveInHaste);
       await locked(home, async () => {
         rmSync(user, { force: true });
         if (liveUsers(home) > 0) return;
@@ -166,6 +173,23 @@ async function leaseEmbedded(
 }
 
 let nextUser = 0;
+
+/**
+ * A process that calls `process.exit` while it holds a lease (a second Ctrl-C) cannot wait for the lock. It stops the
+ * server all the same if it was the last: should another process have come in that moment, that one restarts it.
+ */
+const leavers = new Set<() => void>();
+
+let isListening = false;
+
+function leaveOnExit(leave: () => void): void {
+  leavers.add(leave);
+  if (isListening) return;
+  isListening = true;
+  process.once('exit', () => {
+    for (const each of leavers) each();
+  });
+}
 
 async function launch(home: Home, onNotice: (line: string) => void): Promise<RedisServer> {
   const binary = await findRedisBinary({ packageDirectories: packageDirectories(home), onNotice });

@@ -1,0 +1,86 @@
+/**
+ * Finding what dead processes left behind. A lease expires by itself and BullMQ then hands the stage to another worker,
+ * but that takes as long as the lease. On the same host it can be known at once that a holder is dead, so a worker
+ * looks every few seconds and puts such stages back in their queue. It also queues again the jobs that are on record
+ * as unfinished and that Redis has lost.
+ */
+import type { Job } from 'bullmq';
+import type { Redis } from 'ioredis';
+import { moltError } from '../errors.ts';
+import { publishEvent } from '../queue/events.ts';
+import { type Flow, type QueueName, queueNames, type StageJobData, stageJobId } from '../queue/flow.ts';
+import type { Home } from '../queue/home.ts';
+import { jobIds, readJob, readSubmission } from '../queue/job-files.ts';
+import { isOver } from '../queue/jobs.ts';
+import { liveness } from '../queue/process-identity.ts';
+
+export interface RecoveryContext {
+  readonly home: Home;
+  readonly redis: Redis;
+  readonly liveRedis: Redis;
+  readonly flow: Flow;
+}
+
+/** Name under which a worker takes stages: the identity of its process, then its device. */
+export function bullWorkerName(identity: string, device: string): string {
+  return `${identity}/${device}`;
+}
+
+/** Puts the stages held by dead processes of this host back in their queues. */
+export async function releaseDeadHolders(context: RecoveryContext): Promise<void> {
+  for (const queue of queueNames) {
+    for (const job of await context.flow.active(queue)) {
+      const holder = job.processedBy?.split('/')[0];
+      if (holder !== undefined && liveness(holder) === 'dead') await release(context, queue, job);
+    }
+  }
+}
+
+async function release(context: RecoveryContext, queue: QueueName, job: Job<StageJobData>): Promise<void> {
+  const { redis, flow } = context;
+  const lock = `${flow.queues[queue].toKey(job.id!)}:lock`;
+  // '0' is BullMQ's token for a job whose lock has expired already.
+  const token = (await redis.get(lock)) ?? '0';
+  try {
+    await job.moveToWait(token);
+  } catch {
+    // Somebody else was faster: the stage is no longer active, or under another lock.
+    return;
+  }
+  noteDeadWorker(context, job.data);
+}
+
+/** Puts on record that a stage's worker is gone, unless the stage has moved on since. */
+export function noteDeadWorker({ home, liveRedis }: RecoveryContext, { job, stage }: StageJobData): void {
+  const record = readJob(home, job).stages.find(({ name }) => name === stage);
+  if (record?.status !== 'running') return;
+  publishEvent(home, liveRedis, job, {
+    type: 'stage',
+    stage,
+    status: 'recovering',
+    attempt: record.attempt,
+    error: moltError('stage_died', { message: `the worker of ${stage} died` }).toJSON(),
+  });
+}
+
+/** Queues again every unfinished job that Redis does not know: its files were lost, or it is another Redis now. */
+export async function restoreLostFlows({ home, liveRedis, flow }: RecoveryContext): Promise<void> {
+  for (const id of jobIds(home)) {
+    const { status } = readJob(home, id);
+    // A job that is being submitted is in Redis in a moment.
+    if (isOver(status) || status === 'validating') continue;
+    const submission = readSubmission(home, id);
+    if (await flow.has(submission)) continue;
+    // Between the two looks it may have ended, and so left Redis.
+    if (isOver(readJob(home, id).status)) continue;
+    if (status === 'cancelling') publishEvent(home, liveRedis, id, { type: 'job', status: 'cancelled' });
+    else await flow.add(submission);
+  }
+}
+
+/** The stage that BullMQ calls by this id. */
+export function stageOfJobId(home: Home, id: string): StageJobData | undefined {
+  const job = id.split('-')[0]!;
+  const stage = readSubmission(home, job).stages.find(({ name }) => stageJobId(job, name) === id);
+  return stage === undefined ? undefined : { job, stage: stage.name };
+}

@@ -51,14 +51,14 @@ export function mambaWeightShapes(shape: MambaShape, hiddenSize: number): Record
   };
 }
 
-/** What the scan consumes: everything before the recurrence. */
-export interface ScanInputs {
+/** What the scan consumes: everything before the recurrence. A type, not an interface, so that tf.tidy can return it. */
+export type ScanInputs = {
   readonly z_BTC: tf.Tensor3D;
   readonly x_BTHP: tf.Tensor4D;
   readonly b_BTHN: tf.Tensor4D;
   readonly c_BTHN: tf.Tensor4D;
   readonly dt_BTH: tf.Tensor3D;
-}
+};
 
 /** Projection, convolution and φ. `u_BTD` is the normed layer input. */
 export function scanInputs(

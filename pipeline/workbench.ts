@@ -10,7 +10,8 @@ import { startBackend } from '../kernels/backends.ts';
 import type { HybridConfig } from '../models/config.ts';
 import type { Model } from '../models/hybrid.ts';
 import { hybridNetwork, type Network } from '../models/network.ts';
-import { type PackedRows, readPackedRows } from './data/pack.ts';
+import { openDataset } from './data/dataset.ts';
+import type { PackedRows } from './data/pack.ts';
 import { loadModel } from './load-model.ts';
 import type { StageContext } from './stage.ts';
 
@@ -24,7 +25,8 @@ export interface Workbench {
   readonly teacherDir: string;
   readonly teacher: Model;
   readonly student: { readonly config: HybridConfig; readonly network: Network };
-  readonly train: PackedRows;
+  /** The training rows of each stage. */
+  readonly train: { readonly calibrate: PackedRows; readonly align: PackedRows; readonly distill: PackedRows };
   readonly heldOut: PackedRows;
   close(): void;
 }
@@ -35,15 +37,14 @@ export async function openWorkbench(context: StageContext): Promise<Workbench> {
   context.log(`engine: ${engine.name}, ${engine.threads} threads (${engine.reason})`);
   const prepared = context.inputs.prepare!;
   const { dir } = JSON.parse(readFileSync(join(prepared, 'teacher.json'), 'utf8')) as PreparedTeacher;
-  const train = readPackedRows(join(prepared, 'train.safetensors'));
-  const heldOut = readPackedRows(join(prepared, 'heldout.safetensors'));
+  const { train, heldOut } = openDataset(prepared);
   const loaded = loadModel(dir, Math.max(train.time, heldOut.time));
   const config = studentConfig(loaded.model, recipe);
   return {
     teacherDir: dir,
     teacher: loaded.model,
     student: { config, network: hybridNetwork(config) },
-    train,
+    train: divideRows(train, recipe),
     heldOut,
     close: () => loaded.close(),
   };
@@ -62,4 +63,21 @@ export function studentConfig(teacher: Model, { student }: Recipe): HybridConfig
       activationScale: student.activationScale,
     },
   };
+}
+
+/** Every stage reads rows that no other has seen, as far as there are enough; otherwise all read all of them. */
+function divideRows(data: PackedRows, { calibrate, align }: Recipe): Workbench['train'] {
+  const rows = (tokens: number) => Math.ceil(tokens / data.time);
+  const first = rows(calibrate.tokens);
+  const second = first + rows(align.tokens);
+  if (second >= data.rows) return { calibrate: data, align: data, distill: data };
+  return {
+    calibrate: sliceRows(data, 0, first),
+    align: sliceRows(data, first, second),
+    distill: sliceRows(data, second, data.rows),
+  };
+}
+
+function sliceRows({ time, ids, start }: PackedRows, from: number, to: number): PackedRows {
+  return { rows: to - from, time, ids: ids.subarray(from * time, to * time), start: start.subarray(from * time, to * time) };
 }

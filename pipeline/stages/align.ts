@@ -15,7 +15,7 @@ import { embed, type MixerTrace, type Model, runLayers } from '../../models/hybr
 import { mambaMixer } from '../../models/mamba2.ts';
 import { layersOf, type Network } from '../../models/network.ts';
 import { makeSequence, type Sequence } from '../../models/sequence.ts';
-import { trainingBatch } from '../data/batches.ts';
+import { type Batch, createBatches } from '../data/batches.ts';
 import { loadVariables } from '../load-model.ts';
 import type { Stage } from '../stage.ts';
 import { restoreTrainingState, saveTrainingState, writeWeights } from '../training-state.ts';
@@ -54,7 +54,9 @@ export const align: Stage = {
     );
     const trained = { names: groups.flatMap(({ names }) => names), optimiser };
     try {
-      const tokensPerStep = settings.batch * bench.train.time;
+      const rows = bench.train.align;
+      const batches = createBatches(rows, { seed: recipe.seed, stream: 'align' });
+      const tokensPerStep = settings.batch * rows.time;
       const total = Math.max(1, Math.round(settings.tokens / tokensPerStep));
       if (restoreTrainingState(context.workDir, trained) !== null) context.log(`resumed at step ${optimiser.step}`);
       const began = { time: performance.now(), step: optimiser.step };
@@ -65,7 +67,7 @@ export const align: Stage = {
           await saveTrainingState(context.workDir, trained);
           throw signal.reason;
         }
-        const batch = trainingBatch(bench.train, { seed: recipe.seed, first: step * settings.batch, rows: settings.batch });
+        const batch = batches.batch(step, settings.batch);
         const { losses, gradients } = alignmentStep(bench.teacher, bench.student.network, mixers, groups, batch);
         const scale = learningRateScale(step, { warmup: settings.warmup, total, decayFraction: settings.decay });
         const [values, result] = await Promise.all([losses.data<'float32'>(), optimiser.apply(gradients, scale)]);
@@ -111,10 +113,10 @@ function alignmentStep(
   network: Network,
   mixers: ReadonlyMap<string, tf.Variable>,
   groups: readonly LayerGroup[],
-  batch: { ids: Int32Array; start: Int32Array; rows: number },
+  batch: Batch,
 ): { losses: tf.Tensor; gradients: tf.Tensor[] } {
   const [losses, ...gradients] = tf.tidy(() => {
-    const sequence = makeSequence(batch.ids, batch.rows, { start: batch.start });
+    const sequence = makeSequence(batch.ids, batch.batch, { start: batch.start });
     const traces = attentionTraces(teacher, sequence, groups.map(({ layer }) => layer));
     const results = groups.map(({ layer, names }) => {
       const { input_BTD, output_BTD } = traces.get(layer)!;

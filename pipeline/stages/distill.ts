@@ -16,7 +16,7 @@ import { learningRateScale } from '../../kernels/schedule.ts';
 import type { Model } from '../../models/hybrid.ts';
 import { headWeight } from '../../models/network.ts';
 import { makeSequence } from '../../models/sequence.ts';
-import { type Batch, trainingBatch } from '../data/batches.ts';
+import { type Batch, createBatches } from '../data/batches.ts';
 import { loadVariables, studentModel } from '../load-model.ts';
 import { hiddenFromTrunk, type Measurement, measure, nextTokenLabels, runTrunk, sharedLayers } from '../measure.ts';
 import type { Stage, StageContext } from '../stage.ts';
@@ -29,12 +29,10 @@ export const distill: Stage = {
   queue: 'gpu',
   version: 1,
   needs: ['prepare', 'align'],
-  recipePart: ({ seed, align, distill: settings, evaluate }) => ({
+  recipePart: ({ seed, distill: settings, evaluate }) => ({
     seed,
     settings,
     tokens: evaluate.tokens,
-    // Distillation reads on where alignment stopped.
-    alignTokens: align.tokens,
   }),
 
   async run(context) {
@@ -112,10 +110,10 @@ async function train(
   const { recipe, signal } = context;
   const settings = recipe.distill;
   const { optimiser } = trained;
-  const rowsPerStep = settings.batch * settings.accumulate;
-  const tokensPerStep = rowsPerStep * bench.train.time;
+  const rows = bench.train.distill;
+  const batches = createBatches(rows, { seed: recipe.seed, stream: 'distill' });
+  const tokensPerStep = settings.batch * settings.accumulate * rows.time;
   const total = Math.max(1, Math.round(settings.tokens / tokensPerStep));
-  const firstRow = Math.round(recipe.align.tokens / bench.train.time);
   const heldOut = () => measure(bench.teacher, student, bench.heldOut, { tokens: recipe.evaluate.tokens, signal });
 
   const resumed = restoreTrainingState(context.workDir, trained) as Measurement | null;
@@ -131,14 +129,10 @@ async function train(
       await saveTrainingState(context.workDir, trained, { ...before });
       throw signal.reason;
     }
-    const batches = Array.from({ length: settings.accumulate }, (_, micro) =>
-      trainingBatch(bench.train, {
-        seed: recipe.seed,
-        first: firstRow + index * rowsPerStep + micro * settings.batch,
-        rows: settings.batch,
-      }),
+    const micro = Array.from({ length: settings.accumulate }, (_, turn) =>
+      batches.batch(index * settings.accumulate + turn, settings.batch),
     );
-    const { loss, gradients } = step(batches);
+    const { loss, gradients } = step(micro);
     const scale = learningRateScale(index, { warmup: settings.warmup, total, decayFraction: settings.decay });
     const [[kl], result] = await Promise.all([
       loss.data<'float32'>(),
@@ -176,7 +170,7 @@ function createStep(teacher: Model, student: Model, trained: Trained, groups: re
   const { parameters } = trained.optimiser;
 
   const micro = (batch: Batch) => {
-    const sequence = makeSequence(batch.ids, batch.rows, { start: batch.start });
+    const sequence = makeSequence(batch.ids, batch.batch, { start: batch.start });
     const labels_R = tf.tensor1d(nextTokenLabels(batch.ids, batch.start, sequence.time), 'int32');
     const trunk = runTrunk(teacher, sequence, shared);
     const teacher_RD = hiddenFromTrunk(teacher, sequence, trunk);

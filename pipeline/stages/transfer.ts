@@ -62,8 +62,8 @@ async function fitLayers(context: StageContext, bench: Workbench): Promise<Map<n
   const { network } = bench.student;
   const shape = network.mamba!;
   const config = network.transformer;
-  const rows = Math.min(bench.train.rows, Math.ceil(recipe.calibrate.tokens / bench.train.time));
-  const sequence = calibrationSequence(bench.train, rows);
+  const rows = bench.train.calibrate;
+  const sequence = calibrationSequence(rows, Math.min(rows.rows, Math.ceil(recipe.calibrate.tokens / rows.time)));
   const mixers = new Map<number, HostMixer>();
   const candidates = layersOf(network.layout, 'M');
   // One layer's trace at a time: layers run in turn, and only the residual stream is kept between them.

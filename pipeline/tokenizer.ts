@@ -99,7 +99,7 @@ interface TokenizerDefinition {
 
 /**
  * Lets a SentencePiece-style BPE tokenizer, which merges over a whole text at once, work word by word, so that the
- * library's cache of words applies: four to eight times faster on stories.
+ * library's cache of words applies: on stories two to four times faster.
  *
  * It changes no id: a text is cut only between a character and a ▁ (SentencePiece's space) after it, and only if no
  * merge joins such a pair. Then no merge reaches over a cut, and merges on the two sides do not see each other.

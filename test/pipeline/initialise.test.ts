@@ -16,7 +16,7 @@ const { hiddenSize: D, heads: H, kvHeads: G, headDim: P } = config;
 // So small that φ is the identity to 1e-4, and the closed form can be compared with plain linear attention.
 const mamba = { headsPerQuery: 1, stateSize: P + 1, convWidth: 4 as const, activationScale: 2 ** -16 };
 const shape = mambaShape(config, mamba);
-const time = 40;
+const time = 120;
 
 function randomTensor(seed: number, dims: number[], scale: number): HostTensor {
   const random = createRandom(seed);
@@ -34,6 +34,8 @@ const attention = {
   valueBias: randomTensor(7, [G * P], 0.2),
 };
 const input = randomTensor(8, [1, time, D], 1);
+// One constant input lets W_z read an exact constant off it, as a trained model's inputs nearly do.
+for (let t = 0; t < time; t++) input.data[t * D] = 3;
 
 function project(weights: HostTensor, bias: HostTensor, t: number, head: number): number[] {
   return Array.from({ length: P }, (_, i) => {
@@ -112,7 +114,6 @@ describe('a mixer made from attention', () => {
         });
       });
     }
-    // A constant first input lets W_z be an exact constant gate.
     const u = Float32Array.from(input.data);
     const sequence = makeSequence(new Int32Array(time), 1);
     const input_BTD = tf.tensor3d(u, [1, time, D]);
@@ -124,8 +125,8 @@ describe('a mixer made from attention', () => {
       { sequence, input_BTD, input: u, heads: target },
       [1, 2, 3, 4, 8, 16, 32],
     );
-    // The constant gate is only a fit of a constant to random inputs, so the decay is found up to its neighbours.
-    expect(fit.residual).toBeLessThan(0.9);
+    expect(fit.decays).toEqual(taus);
+    expect(fit.residual).toBeLessThan(2e-2);
     const weights = onDevice(fit.mixer);
     const out = tf.tidy(() => mambaHeads(shape, weights, '', input_BTD, sequence));
     const actual = await out.data<'float32'>();
@@ -135,8 +136,7 @@ describe('a mixer made from attention', () => {
       error += (value - target[index]!) ** 2;
       energy += target[index]! ** 2;
     });
-    // What the fit promised is what the mixer does (the skip is shared by a head's channels, so a little worse).
-    expect(error / energy).toBeLessThan(fit.residual + 0.1);
+    expect(error / energy).toBeLessThan(2e-2);
     tf.dispose([out, input_BTD, ...weights.values()]);
   });
 });
@@ -165,7 +165,7 @@ describe('least squares', () => {
     const sums = { yy: dot(y, y), yx: dot(y, x), xx: dot(x, x), yo: dot(y, o), xo: dot(x, o), oo: dot(o, o) };
     const fit = twoRegressors(sums);
     const residual = o.map((value, i) => value - fit.y * y[i]! - fit.x * x[i]!);
-    expect(fit.residual).toBeCloseTo(dot(residual, residual), 8);
+    expect(fit.residual).toBeCloseTo(dot(residual, residual), 6);
     expect(Math.abs(dot(residual, y))).toBeLessThan(1e-6);
     expect(Math.abs(dot(residual, x))).toBeLessThan(1e-6);
   });

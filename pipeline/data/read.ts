@@ -158,8 +158,9 @@ function textOfLine(path: string, number: number, line: string, field: string): 
 }
 
 function isBlank(bytes: Buffer): boolean {
-  for (const byte of bytes) if (byte > 0x20) return false;
-  return true;
+  let first = 0;
+  while (first < bytes.length && bytes[first]! <= 0x20) first++;
+  return first === bytes.length;
 }
 
 function isSeparator(bytes: Buffer, separator: string): boolean {

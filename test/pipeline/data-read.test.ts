@@ -102,7 +102,7 @@ describe('a text that cannot be used', () => {
     ['UTF-16', 'a.txt', Buffer.from('one\ntwo', 'utf16le'), 1],
     ['a zero byte', 'a.txt', 'one\ntwo\nthree\0', 3],
     ['one huge line', 'a.txt', `one\n${'x'.repeat(maxTextBytes + 1)}`, 2],
-    ['one huge document', 'a.txt', `one\n<|endoftext|>\n\n${'xxxxxxx\n'.repeat(maxTextBytes / 8 + 1)}`, 4],
+    ['one huge document', 'a.txt', `one\n<|endoftext|>\n\n${`${'x'.repeat(127)}\n`.repeat(maxTextBytes / 128 + 1)}`, 4],
     ['one huge line of JSON', 'a.jsonl', `{"text": "${'x'.repeat(maxTextBytes)}"}`, 1],
   ])('because of %s is refused with file and line', async (_what, name, content, line) => {
     const path = dir.write(name, content);

@@ -1,5 +1,5 @@
 /**
- * AdamW with float32 moments, per-group settings and clipping by gradient norm (docs/kernels.md §14–15). Updates happen
+ * AdamW with float32 moments, per-group settings and clipping by gradient norm (docs/kernels.md, AdamW). Updates happen
  * in place: a `tf.clone` or `tf.reshape` of a trained variable shares its buffer and changes with it. The state can be
  * taken out and put back, and training goes on bit for bit as if it had not stopped.
  */

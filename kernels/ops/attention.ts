@@ -1,6 +1,6 @@
 /**
  * Causal attention with grouped key/value heads: o = softmax(scale · q kᵀ) v over the keys a query may see
- * (docs/kernels.md §5). The composed form builds all scores, [B,H,T,S]; the fused kernel never does.
+ * (docs/kernels.md, Attention). The composed form builds all scores, [B,H,T,S]; the fused kernel never does.
  *
  * Legend: B batch, T queries, S keys, H query heads, G key/value heads, d head_dim.
  */

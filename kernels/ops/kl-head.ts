@@ -1,6 +1,6 @@
 /**
  * The distillation loss with the language-model head inside it: from the final hidden states of student and teacher to
- * KL(teacher ‖ student) per token, temperature 1 (docs/kernels.md §12). The fused kernel works on a few tokens at a time
+ * KL(teacher ‖ student) per token, temperature 1 (docs/kernels.md, KL head). The fused kernel works on a few tokens at a time
  * and makes the gradient in the same pass, so the logits of all tokens never exist; it holds the head fixed. The composed
  * form goes through the logits and also trains the head.
  *

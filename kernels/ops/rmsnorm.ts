@@ -1,5 +1,5 @@
 /**
- * RMSNorm: y = x / √(mean(x²) + ε) ∘ w, over the last axis (docs/kernels.md §1). Statistics are float32 on every
+ * RMSNorm: y = x / √(mean(x²) + ε) ∘ w, over the last axis (docs/kernels.md, RMSNorm). Statistics are float32 on every
  * backend. Fused because it reads the row once instead of six times.
  *
  * Legend: R any leading dimensions, D hidden size.

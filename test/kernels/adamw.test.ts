@@ -17,7 +17,7 @@ function variable(values: Float32Array): tf.Variable {
   return tf.tidy(() => tf.variable(tf.tensor1d(values)));
 }
 
-/** docs/kernels.md §14 in float64, for one parameter over a list of gradients. */
+/** docs/kernels.md, AdamW in float64, for one parameter over a list of gradients. */
 function adamWReference(
   initial: Float32Array,
   gradients: readonly Float32Array[],

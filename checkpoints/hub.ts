@@ -42,7 +42,7 @@ const COMMIT = /^[0-9a-f]{40}$/;
  * `hub_unreachable` if it had to be downloaded and could not be.
  */
 export async function resolveTeacher(model: string, options: ResolveOptions = {}): Promise<string> {
-  if (statSync(model, { throwIfNoEntry: false })?.isDirectory() === true) return model;
+  if (!model.includes('\0') && statSync(model, { throwIfNoEntry: false })?.isDirectory() === true) return model;
   if (!isHubId(model)) {
     throw moltError('teacher_not_found', {
       file: model,

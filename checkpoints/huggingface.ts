@@ -71,7 +71,8 @@ function openWithFiles(dir: string): { model: ModelDirectory; files: WeightFiles
 }
 
 function readConfig(dir: string): ConfigFields {
-  if (!statSync(dir, { throwIfNoEntry: false })?.isDirectory()) {
+  // A NUL byte cannot be in a path, and Node would say so with an error of its own.
+  if (dir.includes('\0') || statSync(dir, { throwIfNoEntry: false })?.isDirectory() !== true) {
     throw moltError('teacher_not_found', {
       file: dir,
       message: 'is not a directory',

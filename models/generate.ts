@@ -20,7 +20,11 @@ export interface GenerateOptions {
 }
 
 /** Yields token ids. `prompt` must hold at least one token; prompt + tokens must fit the model's RoPE table. */
-export async function* generate(model: Model, prompt: readonly number[], options: GenerateOptions): AsyncGenerator<number> {
+export async function* generate(
+  model: Model,
+  prompt: readonly number[],
+  options: GenerateOptions,
+): AsyncGenerator<number> {
   const temperature = options.temperature ?? 0;
   const random = createRandom(options.seed ?? 0);
   const stop = new Set(options.stop ?? []);

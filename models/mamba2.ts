@@ -26,16 +26,7 @@ import { type MambaShape, type Weights, weight } from './network.ts';
 import { convHistory, type Sequence } from './sequence.ts';
 
 /** The eight weights of a mixer, in the order in which they are stored and optimised. */
-export const mambaWeightNames = [
-  'inProj',
-  'convWeight',
-  'convBias',
-  'dtBias',
-  'aLog',
-  'd',
-  'gain',
-  'outProj',
-] as const;
+export const mambaWeightNames = ['inProj', 'convWeight', 'convBias', 'dtBias', 'aLog', 'd', 'gain', 'outProj'] as const;
 export type MambaWeightName = (typeof mambaWeightNames)[number];
 
 export function mambaWeightShapes(shape: MambaShape, hiddenSize: number): Record<MambaWeightName, number[]> {

@@ -10,7 +10,7 @@
  *   layers.{i}.attention.{query,key,value,output}.weight                               (+ .bias)
  *   layers.{i}.mamba.{inProj,convWeight,convBias,dtBias,aLog,d,gain,outProj}           see mamba2.ts
  */
-import * as tf from '@tensorflow/tfjs-core';
+import type * as tf from '@tensorflow/tfjs-core';
 import type { HybridConfig, MambaConfig, TransformerConfig } from './config.ts';
 
 /** Sizes of one Mamba-2 layer. H heads, P value channels a head (= head_dim), N state channels a head. */
@@ -42,7 +42,11 @@ export function transformerNetwork(config: TransformerConfig): Network {
 }
 
 export function hybridNetwork(config: HybridConfig): Network {
-  return { transformer: config.transformer, layout: config.layout, mamba: mambaShape(config.transformer, config.mamba) };
+  return {
+    transformer: config.transformer,
+    layout: config.layout,
+    mamba: mambaShape(config.transformer, config.mamba),
+  };
 }
 
 export function mambaShape(transformer: TransformerConfig, mamba: MambaConfig): MambaShape {

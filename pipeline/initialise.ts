@@ -92,7 +92,8 @@ function expandOutput(config: TransformerConfig, shape: MambaShape, output: Host
   for (let row = 0; row < hiddenSize; row++) {
     for (let column = 0; column < shape.inner; column++) {
       const queryHead = Math.floor(column / headDim / perQuery);
-      expanded[row * shape.inner + column] = output.data[row * heads * headDim + queryHead * headDim + (column % headDim)]!;
+      expanded[row * shape.inner + column] =
+        output.data[row * heads * headDim + queryHead * headDim + (column % headDim)]!;
     }
   }
   return expanded;

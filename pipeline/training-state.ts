@@ -27,7 +27,12 @@ export async function saveTrainingState(workDir: string, trained: Trained, notes
   const weights = await Promise.all(optimiser.parameters.map((parameter) => parameter.data<'float32'>()));
   const tensors = names.flatMap((name, index) => {
     const shape = optimiser.parameters[index]!.shape;
-    const entry = (prefix: string, data: Float32Array) => ({ name: `${prefix}.${name}`, shape, dtype: 'F32' as const, data });
+    const entry = (prefix: string, data: Float32Array) => ({
+      name: `${prefix}.${name}`,
+      shape,
+      dtype: 'F32' as const,
+      data,
+    });
     return [
       entry('weight', weights[index]!),
       entry('m', state.firstMoments[index]!),

@@ -79,5 +79,10 @@ function divideRows(data: PackedRows, { calibrate, align }: Recipe): Workbench['
 }
 
 function sliceRows({ time, ids, start }: PackedRows, from: number, to: number): PackedRows {
-  return { rows: to - from, time, ids: ids.subarray(from * time, to * time), start: start.subarray(from * time, to * time) };
+  return {
+    rows: to - from,
+    time,
+    ids: ids.subarray(from * time, to * time),
+    start: start.subarray(from * time, to * time),
+  };
 }

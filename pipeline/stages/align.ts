@@ -117,7 +117,11 @@ function alignmentStep(
 ): { losses: tf.Tensor; gradients: tf.Tensor[] } {
   const [losses, ...gradients] = tf.tidy(() => {
     const sequence = makeSequence(batch.ids, batch.batch, { start: batch.start });
-    const traces = attentionTraces(teacher, sequence, groups.map(({ layer }) => layer));
+    const traces = attentionTraces(
+      teacher,
+      sequence,
+      groups.map(({ layer }) => layer),
+    );
     const results = groups.map(({ layer, names }) => {
       const { input_BTD, output_BTD } = traces.get(layer)!;
       return valueAndGradients(
@@ -126,7 +130,10 @@ function alignmentStep(
         names.map((name) => mixers.get(name)!),
       );
     });
-    return [tf.stack(results.map(({ value }) => tf.reshape(value, []))), ...results.flatMap((result) => result.gradients)];
+    return [
+      tf.stack(results.map(({ value }) => tf.reshape(value, []))),
+      ...results.flatMap((result) => result.gradients),
+    ];
   });
   return { losses: losses!, gradients };
 }

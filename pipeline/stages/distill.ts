@@ -46,7 +46,9 @@ export const distill: Stage = {
       const { before, after } = await train(context, bench, student, trained);
       const kept = after.kl <= before.kl ? 'distilled' : 'aligned';
       if (kept === 'aligned') {
-        context.log(`held-out KL rose from ${before.kl.toFixed(4)} to ${after.kl.toFixed(4)}: keeping the aligned weights`);
+        context.log(
+          `held-out KL rose from ${before.kl.toFixed(4)} to ${after.kl.toFixed(4)}: keeping the aligned weights`,
+        );
       }
       const weights = kept === 'distilled' ? new Map([...mixers, ...trainable]) : loadVariables(alignedFile);
       await writeWeights(join(context.outDir, 'student.safetensors'), weights);

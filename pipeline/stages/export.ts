@@ -5,8 +5,8 @@
  */
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import { exportGraniteHybrid } from '../../checkpoints/granite-hybrid.ts';
 import { writeFileAtomic } from '../../checkpoints/files.ts';
+import { exportGraniteHybrid } from '../../checkpoints/granite-hybrid.ts';
 import { modelCard } from '../../checkpoints/model-card.ts';
 import { saveSafetensors } from '../../checkpoints/safetensors-writer.ts';
 import { moltError } from '../../errors.ts';
@@ -68,7 +68,13 @@ export const exportStage: Stage = {
         { name: 'input_ids', dtype: 'I64', shape: [count], data: ids },
         { name: 'logits', dtype: 'F32', shape: [count, vocabSize], data: exported },
       ]);
-      const card = modelCard({ name: context.recipe.name, teacher: context.recipe.teacher.model, evaluation, dtype, parity: difference });
+      const card = modelCard({
+        name: context.recipe.name,
+        teacher: context.recipe.teacher.model,
+        evaluation,
+        dtype,
+        parity: difference,
+      });
       writeFileAtomic(join(context.outDir, 'README.md'), card);
       return { ...summary, dtype, parity: { tokens: count, maxAbsDifference: difference } };
     } finally {

@@ -4,6 +4,7 @@
  */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { moltError } from '../errors.ts';
+import { molt } from './output.ts';
 
 /** Adds `RECIPE` and `--set`, which may be repeated and may take several values. */
 export function addRecipeArguments(command: Command): Command {
@@ -28,7 +29,7 @@ export function readRecipeArguments(argument: string | undefined, set: readonly 
   if (recipe === undefined) {
     throw moltError('usage', {
       message: "missing required argument 'recipe'",
-      hint: 'Name a recipe file, such as configs/demo.yaml; `molt recipes` lists those that come with Molt.',
+      hint: `Name a recipe file, such as configs/demo.yaml; \`${molt} recipes\` lists those that come with Molt.`,
     });
   }
   if (recipes.length > 1) {

@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 import { openClient } from '../queue/client.ts';
 import { jsonOption } from './arguments.ts';
 import { jobJson } from './job-view.ts';
-import { answer, answerJson, say } from './output.ts';
+import { answer, answerJson, molt, say } from './output.ts';
 
 interface CancelOptions {
   readonly reason?: string;
@@ -30,7 +30,7 @@ async function cancel(id: string, options: CancelOptions): Promise<void> {
     say(
       record.status === 'cancelled'
         ? 'cancelled'
-        : `${record.status}; molt status ${id} says when nothing of it runs any more`,
+        : `${record.status}; ${molt} status ${id} says when nothing of it runs any more`,
     );
   } finally {
     await client.close();

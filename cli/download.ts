@@ -2,7 +2,7 @@
  * `molt download ID -o DIR`: copies the exported model of a job out of the store. Every byte is checked against the
  * artifact's manifest on the way, and the directory appears whole or not at all.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, readdirSync } from 'node:fs';
 import { mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
@@ -11,7 +11,7 @@ import { moltError } from '../errors.ts';
 import { openClient } from '../queue/client.ts';
 import { hasArtifact, type JobRecord } from '../queue/jobs.ts';
 import { jsonOption } from './arguments.ts';
-import { answer, answerJson } from './output.ts';
+import { answer, answerJson, molt } from './output.ts';
 
 interface DownloadOptions {
   readonly output: string;
@@ -34,7 +34,8 @@ async function download(id: string, options: DownloadOptions): Promise<void> {
     const key = exportKey(await client.get(id));
     const store = openStore(join(client.home, 'store'));
     const target = resolve(options.output);
-    if (options.force && existsSync(target)) await copyInto(target, (dir) => store.copyOut(key, dir));
+    if (!options.force) refuseFullDirectory(target);
+    if (existsSync(target)) await copyInto(target, (dir) => store.copyOut(key, dir));
     else await store.copyOut(key, target);
     if (options.json) answerJson({ id, directory: target });
     else answer(target);
@@ -48,7 +49,16 @@ function exportKey(record: JobRecord): string {
   if (stage !== undefined && hasArtifact(stage.status)) return stage.key;
   throw moltError('checkpoint_not_found', {
     message: `job ${record.id} has no exported model: it is ${record.status}`,
-    hint: `Follow it with \`molt watch ${record.id}\`; a job that stopped goes on with \`molt resume ${record.id}\`.`,
+    hint: `Follow it with \`${molt} watch ${record.id}\`; a job that stopped goes on with \`${molt} resume ${record.id}\`.`,
+  });
+}
+
+function refuseFullDirectory(target: string): void {
+  if (!existsSync(target) || readdirSync(target).length === 0) return;
+  throw moltError('usage', {
+    file: target,
+    message: 'is not empty',
+    hint: 'Name a directory that does not exist yet, or add --force to replace files of the same name in this one.',
   });
 }
 

@@ -7,7 +7,7 @@ import type { Client } from '../queue/client.ts';
 import { hasArtifact, type JobRecord } from '../queue/jobs.ts';
 import { evaluationOf, reportLines } from './job-view.ts';
 import { openLiveView } from './live.ts';
-import { say } from './output.ts';
+import { molt, say } from './output.ts';
 
 /**
  * Shows the job live until it is over or `signal` aborts; returns its record at that moment. `onNote` is handed a
@@ -40,7 +40,7 @@ export async function sayHowItEnded(client: Client, record: JobRecord): Promise<
     say(`\n${describeFailure(record)}`);
     const kept = record.stages.filter((stage) => hasArtifact(stage.status)).map((stage) => stage.name);
     if (kept.length > 0) say(`finished and kept: ${kept.join(', ')}`);
-    say(`go on from there with: molt resume ${record.id}`);
+    say(`go on from there with: ${molt} resume ${record.id}`);
   }
 }
 

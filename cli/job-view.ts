@@ -2,6 +2,7 @@
  * A job as programs and people read it once it stands still: the JSON of `run`, `status` and `ps`, and the report at
  * the end of a run. The numbers come from the summaries that the stages left in the record; this file computes none.
  */
+import { relative } from 'node:path';
 import type { ErrorJson } from '../errors.ts';
 import type { EvaluationSummary } from '../pipeline/stages/evaluate.ts';
 import type { JobRecord, JobStatus, StageStatus } from '../queue/jobs.ts';
@@ -14,6 +15,7 @@ import {
   formatSeconds,
   formatTable,
 } from './format.ts';
+import { molt } from './output.ts';
 
 type StudentMeasures = EvaluationSummary['end'];
 
@@ -102,6 +104,7 @@ export function reportLines(record: JobRecord, result: EvaluationSummary, export
     row('student, at the start', result.start),
     row('student, distilled', result.end),
   ]);
+  const model = shortPath(exportDirectory);
   return [
     colours.bold(table[0] ?? ''),
     ...table.slice(1),
@@ -110,11 +113,17 @@ export function reportLines(record: JobRecord, result: EvaluationSummary, export
     ...cacheLines(result),
     ...sampleLines(result),
     '',
-    `model      ${exportDirectory}`,
-    `           molt generate --model '${exportDirectory}' --prompt 'Once upon a time' --tokens 100`,
-    `copy out   molt download ${record.id} -o DIR`,
-    `in Python  transformers.AutoModelForCausalLM.from_pretrained('${exportDirectory}')`,
+    `model      ${model}`,
+    `try it     ${molt} generate --model '${model}' --prompt 'Once upon a time'`,
+    `copy it    ${molt} download ${record.id} -o DIR`,
+    `in Python  transformers.AutoModelForCausalLM.from_pretrained('${model}')`,
   ];
+}
+
+/** As a person would type it: relative when it lies below the working directory. */
+function shortPath(path: string): string {
+  const fromHere = relative(process.cwd(), path);
+  return fromHere.startsWith('..') ? path : fromHere;
 }
 
 function cacheLines({ cache }: EvaluationSummary): string[] {
@@ -128,12 +137,12 @@ function sampleLines({ samples }: EvaluationSummary): string[] {
   return samples.flatMap(({ prompt, teacher, student }) => [
     '',
     `${colours.bold('prompt')}     ${prompt}`,
-    `${colours.cyan('teacher')}    ${oneParagraph(teacher)}`,
-    `${colours.magenta('student')}    ${oneParagraph(student)}`,
+    `${colours.cyan('teacher')}    …${oneParagraph(teacher)}`,
+    `${colours.magenta('student')}    …${oneParagraph(student)}`,
   ]);
 }
 
 /** Line breaks of generated text would break the two columns. */
 function oneParagraph(text: string): string {
-  return text.replace(/\s+/g, ' ').trim();
+  return text.replace(/\s+/g, ' ').trimEnd();
 }

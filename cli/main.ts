@@ -10,7 +10,7 @@
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { MoltError, moltError } from '../errors.ts';
-import { exitWhenReaderLeaves, reportError } from './output.ts';
+import { exitWhenReaderLeaves, molt, reportError } from './output.ts';
 
 interface Verb {
   readonly summary: string;
@@ -67,7 +67,7 @@ async function buildProgram(argv: readonly string[], json: boolean): Promise<Com
     .version(readVersion(), '-v, --version')
     .exitOverride()
     .showHelpAfterError('(molt --help lists every verb)')
-    .addHelpText('after', '\nStart with: molt run configs/demo.yaml\n');
+    .addHelpText('after', `\nStart with: ${molt} run demo\n`);
   if (json) program.configureOutput({ writeErr: () => {} });
 
   const typed = typedVerb(argv);

@@ -3,11 +3,12 @@
  * written for a person who watches is on stderr. That way `id=$(molt submit …)` and `molt status … --json | jq` work
  * whatever else is printed.
  */
+import { stripVTControlCharacters } from 'node:util';
 import { describeError, MoltError } from '../errors.ts';
 
-/** Writes one line of an answer to stdout. */
+/** Writes one line of an answer to stdout; colours, which are decided for stderr, only reach a terminal. */
 export function answer(line: string): void {
-  process.stdout.write(`${line}\n`);
+  process.stdout.write(`${process.stdout.isTTY ? line : stripVTControlCharacters(line)}\n`);
 }
 
 /** Writes an answer as JSON to stdout, indented so that people can read it too. */
@@ -19,6 +20,9 @@ export function answerJson(value: unknown): void {
 export function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
+
+/** How to call this program again: through npx for whoever came through npm, which needs no installation. */
+export const molt = process.env['npm_execpath'] === undefined ? 'molt' : 'npx molt';
 
 interface ReportOptions {
   /** Also answer `{error: {code, message, …}}` on stdout. */

@@ -7,7 +7,7 @@ import type { JobRecord } from '../queue/jobs.ts';
 import { jsonOption } from './arguments.ts';
 import { formatSeconds, formatTable } from './format.ts';
 import { currentStage, jobJsonInFull, jobSeconds } from './job-view.ts';
-import { answer, answerJson, say } from './output.ts';
+import { answer, answerJson, molt, say } from './output.ts';
 
 /** A screenful; `--all` lifts it. */
 const newest = 20;
@@ -29,7 +29,7 @@ async function ps(options: { readonly all?: true; readonly json?: true }): Promi
     for (const line of formatTable([['ID', 'NAME', 'STATUS', 'STAGE', 'TIME'], ...shown.map(row)], { align: 'left' })) {
       answer(line);
     }
-    if (shown.length < jobs.length) say(`and ${jobs.length - shown.length} older: molt ps --all`);
+    if (shown.length < jobs.length) say(`and ${jobs.length - shown.length} older: ${molt} ps --all`);
   } finally {
     await client.close();
   }

@@ -7,7 +7,7 @@ import type { Command } from 'commander';
 import { openClient } from '../queue/client.ts';
 import { jsonOption } from './arguments.ts';
 import { jobJson } from './job-view.ts';
-import { answer, answerJson, say } from './output.ts';
+import { answer, answerJson, molt, say } from './output.ts';
 import { runHere } from './run-here.ts';
 
 interface ResumeOptions {
@@ -33,7 +33,7 @@ async function resume(id: string, { detach, json = false }: ResumeOptions): Prom
     const record = await client.resume(id);
     if (json) answerJson(jobJson(record, null));
     else answer(id);
-    say(`queued. Run it with \`molt worker\`, follow it with \`molt watch ${id}\`.`);
+    say(`queued. Run it with \`${molt} worker\`, follow it with \`${molt} watch ${id}\`.`);
   } finally {
     await client.close();
   }

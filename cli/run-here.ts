@@ -9,7 +9,7 @@ import { exitStatusOf, sayHowItEnded } from './follow.ts';
 import { interruptedStatus, interruption } from './interrupt.ts';
 import { jobJson } from './job-view.ts';
 import { type LiveView, openLiveView } from './live.ts';
-import { answerJson, keepGoingWhenReaderLeaves, say } from './output.ts';
+import { answerJson, keepGoingWhenReaderLeaves, molt, say } from './output.ts';
 
 /** Runs or resumes a job here. Sets the exit status; with `json` the job is the last thing on stdout. */
 export async function runHere(work: EmbeddedWork, { json }: { readonly json: boolean }): Promise<void> {
@@ -34,7 +34,7 @@ export async function runHere(work: EmbeddedWork, { json }: { readonly json: boo
         await sayHowItEnded(client, record);
         process.exitCode = exitStatusOf(record);
       } else {
-        say(`\nstopped; go on with: molt resume ${record.id}`);
+        say(`\nstopped; go on with: ${molt} resume ${record.id}`);
         process.exitCode = interruptedStatus;
       }
     } finally {

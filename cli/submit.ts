@@ -6,7 +6,7 @@ import { loadRecipe } from '../configs/recipe.ts';
 import { openClient } from '../queue/client.ts';
 import { addRecipeArguments, jsonOption, readRecipeArguments } from './arguments.ts';
 import { jobJson } from './job-view.ts';
-import { answer, answerJson, say } from './output.ts';
+import { answer, answerJson, molt, say } from './output.ts';
 
 interface SubmitOptions {
   readonly set?: string[];
@@ -29,7 +29,7 @@ async function submit(argument: string | undefined, options: SubmitOptions): Pro
     const id = await client.submit(resolved, options.name === undefined ? {} : { name: options.name });
     if (options.json) answerJson(jobJson(await client.get(id), null));
     else answer(id);
-    say(`queued. Run it with \`molt worker\`, follow it with \`molt watch ${id}\`.`);
+    say(`queued. Run it with \`${molt} worker\`, follow it with \`${molt} watch ${id}\`.`);
   } finally {
     await client.close();
   }

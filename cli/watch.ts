@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 import { openClient } from '../queue/client.ts';
 import { exitStatusOf, followJob, sayHowItEnded } from './follow.ts';
 import { interruptedStatus, interruption } from './interrupt.ts';
-import { say } from './output.ts';
+import { molt, say } from './output.ts';
 
 export function define(command: Command): void {
   command.argument('<id>', 'id of the job').action(watch);
@@ -17,7 +17,7 @@ async function watch(id: string): Promise<void> {
   try {
     const record = await followJob(client, id, { signal: interrupt.signal });
     if (interrupt.signal.aborted) {
-      say(`\ndetached; the job goes on. Watch it again with: molt watch ${id}`);
+      say(`\ndetached; the job goes on. Watch it again with: ${molt} watch ${id}`);
       process.exitCode = interruptedStatus;
       return;
     }

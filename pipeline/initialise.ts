@@ -1,27 +1,23 @@
 /**
  * The start of a Mamba-2 layer from the attention it replaces, in closed form: V → x, K → B, Q → C, O → out, each
- * key/value head expanded to its query heads, and the decay, gate, skip and gain that fit the attention's own output on
- * a few thousand calibration tokens. Two parts: `mixerFromAttention` needs only weights, `fitMixer` needs what went into
- * the attention and what came out of its heads.
+ * key/value head expanded to its query heads, and everything else fitted to the attention's own output on a few thousand
+ * calibration tokens. `mixerFromAttention` needs only weights; fit-mixer.ts fits the rest.
  *
- * The ones channel (state channel P) carries B·C = 1, so that scores start as 1 + q·k/√d: the first-order expansion of
- * the exponential in softmax. Source: the recipe in docs/recipe.md, measured for this project.
+ * A query head becomes one Mamba head or two. The second may see keys and values up to three tokens late, through its
+ * convolution, so that the pair can follow how the teacher's scores depend on relative position without RoPE.
+ *
+ * The ones channel (state channel P) carries B·C = 1 at first, so that scores start as 1 + q·k/√d: the first-order
+ * expansion of the exponential in softmax. Source: docs/recipe.md.
  */
-import * as tf from '@tensorflow/tfjs-core';
 import type { HostTensor } from '../checkpoints/safetensors.ts';
-import { ssdScan } from '../kernels/ops/ssd.ts';
 import type { TransformerConfig } from '../models/config.ts';
-import { type MambaWeightName, scanInputs } from '../models/mamba2.ts';
+import type { MambaWeightName } from '../models/mamba2.ts';
 import type { MambaShape } from '../models/network.ts';
-import type { Sequence } from '../models/sequence.ts';
-import { moments, solveSymmetric, twoRegressors } from './least-squares.ts';
 
 export type HostMixer = Record<MambaWeightName, HostTensor>;
 
 /** Initial dt: small, so that one step of the optimiser moves the decay little. 1 trains clearly worse. */
-const initialDt = 0.03;
-/** SiLU(3) ≈ 2.86: far enough from 0 that the gate is nearly linear in its constant. */
-const gateLevel = 3;
+export const initialDt = 0.03;
 
 /** The attention weights of one layer on the host: [H·d, D], [G·d, D], [G·d, D], [D, H·d]. */
 export interface HostAttention {
@@ -34,41 +30,66 @@ export interface HostAttention {
   readonly valueBias?: HostTensor | undefined;
 }
 
+/** Where the parts of a mixer begin: rows of inProj (z · x · B · C · dt) and channels of the convolution (x · B · C). */
+export function mixerOffsets(shape: MambaShape) {
+  const width = shape.heads * shape.stateSize;
+  const x = shape.inner;
+  return {
+    rows: { x, b: x + shape.inner, c: x + shape.inner + width },
+    channels: { x: 0, b: shape.inner, c: shape.inner + width },
+  };
+}
+
 /**
- * Everything that needs no data: projections, delta convolution, ones channel, dt = 0.03, decay 0, skip 0, gain 1 and a
- * gate of zeros. `fitMixer` fills in the rest. One Mamba head per query head (`shape.heads` = `config.heads`).
+ * Everything that needs no data: projections, ones channel, dt = 0.03, decay 0, skip 0, gain 1, a gate of zeros and a
+ * delta convolution: `delays[head]` tokens late for x and B of that Mamba head (default 0), on time for C.
  */
-export function mixerFromAttention(config: TransformerConfig, shape: MambaShape, attention: HostAttention): HostMixer {
+export function mixerFromAttention(
+  config: TransformerConfig,
+  shape: MambaShape,
+  attention: HostAttention,
+  delays: readonly number[] = new Array<number>(shape.heads).fill(0),
+): HostMixer {
   const { heads, kvHeads, headDim, hiddenSize } = config;
-  const group = heads / kvHeads;
   const perQuery = shape.heads / heads;
   const inProj = new Float32Array(shape.projected * hiddenSize);
   const convWeight = new Float32Array(shape.channels * 4);
   const convBias = new Float32Array(shape.channels);
-  // Row offsets inside in_proj: z · x · B · C · dt; the convolution's channels are the rows x · B · C.
-  const x = shape.inner;
-  const b = x + shape.inner;
-  const c = b + shape.heads * shape.stateSize;
+  const { rows, channels } = mixerOffsets(shape);
 
-  const copyHead = (from: HostTensor, bias: HostTensor | undefined, fromHead: number, row: number, scale: number) => {
+  const copyHead = (
+    from: HostTensor,
+    bias: HostTensor | undefined,
+    fromHead: number,
+    row: number,
+    channel: number,
+    scale: number,
+  ) => {
     for (let i = 0; i < headDim; i++) {
       const source = fromHead * headDim + i;
       for (let k = 0; k < hiddenSize; k++) {
         inProj[(row + i) * hiddenSize + k] = from.data[source * hiddenSize + k]! * scale;
       }
-      if (bias !== undefined) convBias[row + i - x] = bias.data[source]! * scale;
+      if (bias !== undefined) convBias[channel + i] = bias.data[source]! * scale;
     }
+  };
+  const setTap = (channel: number, count: number, delay: number) => {
+    for (let i = 0; i < count; i++) convWeight[(channel + i) * 4 + 3 - delay] = 1;
   };
   for (let head = 0; head < shape.heads; head++) {
     const queryHead = Math.floor(head / perQuery);
-    const kvHead = Math.floor(queryHead / group);
-    copyHead(attention.value, attention.valueBias, kvHead, x + head * headDim, 1);
-    copyHead(attention.key, attention.keyBias, kvHead, b + head * shape.stateSize, 1);
-    copyHead(attention.query, attention.queryBias, queryHead, c + head * shape.stateSize, headDim ** -0.5);
-    convBias[b - x + head * shape.stateSize + headDim] = 1;
-    convBias[c - x + head * shape.stateSize + headDim] = 1;
+    const kvHead = Math.floor(queryHead / (heads / kvHeads));
+    const value = head * headDim;
+    const state = head * shape.stateSize;
+    copyHead(attention.value, attention.valueBias, kvHead, rows.x + value, channels.x + value, 1);
+    copyHead(attention.key, attention.keyBias, kvHead, rows.b + state, channels.b + state, 1);
+    copyHead(attention.query, attention.queryBias, queryHead, rows.c + state, channels.c + state, headDim ** -0.5);
+    convBias[channels.b + state + headDim] = 1;
+    convBias[channels.c + state + headDim] = 1;
+    setTap(channels.x + value, headDim, delays[head]!);
+    setTap(channels.b + state, shape.stateSize, delays[head]!);
+    setTap(channels.c + state, shape.stateSize, 0);
   }
-  for (let channel = 0; channel < shape.channels; channel++) convWeight[channel * 4 + 3] = 1;
 
   const tensor = (dims: number[], data: Float32Array): HostTensor => ({ shape: dims, data });
   return {
@@ -87,7 +108,6 @@ export function mixerFromAttention(config: TransformerConfig, shape: MambaShape,
 function expandOutput(config: TransformerConfig, shape: MambaShape, output: HostTensor): Float32Array {
   const { heads, headDim, hiddenSize } = config;
   const perQuery = shape.heads / heads;
-  if (perQuery === 1) return Float32Array.from(output.data);
   const expanded = new Float32Array(hiddenSize * shape.inner);
   for (let row = 0; row < hiddenSize; row++) {
     for (let column = 0; column < shape.inner; column++) {
@@ -97,175 +117,4 @@ function expandOutput(config: TransformerConfig, shape: MambaShape, output: Host
     }
   }
   return expanded;
-}
-
-/** What the teacher showed about one layer on the calibration tokens. R = B·T rows. */
-export interface Calibration {
-  readonly sequence: Sequence;
-  /** Normed layer inputs u [B, T, D] on the device, and the same on the host [R·D]. */
-  readonly input_BTD: tf.Tensor3D;
-  readonly input: Float32Array;
-  /** Attention heads before o_proj [R·H·d], host. */
-  readonly heads: Float32Array;
-}
-
-export interface MixerFit {
-  readonly mixer: HostMixer;
-  /** Time constant chosen for each head, tokens. */
-  readonly decays: readonly number[];
-  /** Residual of the fit over Σo², mean over heads: 0 is perfect. */
-  readonly residual: number;
-}
-
-/** Fits gate, decay, skip and gain of one head per query head. `decays` are the time constants τ to try, in tokens. */
-export async function fitMixer(
-  config: TransformerConfig,
-  shape: MambaShape,
-  start: HostMixer,
-  calibration: Calibration,
-  decays: readonly number[],
-): Promise<MixerFit> {
-  const { hiddenSize } = config;
-  const inProj = Float32Array.from(start.inProj.data);
-  const gate = constantGate(calibration.input, hiddenSize);
-  for (let row = 0; row < shape.inner; row++) inProj.set(gate, row * hiddenSize);
-  const mixer: HostMixer = { ...start, inProj: { shape: start.inProj.shape, data: inProj } };
-
-  const scans = await scanEveryDecay(shape, mixer, calibration, decays);
-  const gated = multiplySilu(scans.z);
-  const rows = scans.z.length / shape.inner;
-  const aLog = new Float32Array(shape.heads);
-  const d = new Float32Array(shape.heads);
-  const gain = new Float32Array(shape.inner);
-  const chosen: number[] = [];
-  let residual = 0;
-  for (let head = 0; head < shape.heads; head++) {
-    const fits = scans.y.map((y) => fitHead(shape, head, rows, y, scans.x, gated, calibration.heads));
-    const best = fits.reduce((low, fit, index) => (fit.residual < fits[low]!.residual ? index : low), 0);
-    const fit = fits[best]!;
-    chosen.push(decays[best]!);
-    residual += fit.residual / shape.heads;
-    aLog[head] = -Math.log(decays[best]! * initialDt);
-    d[head] = fit.skip;
-    for (let channel = 0; channel < shape.headDim; channel++) gain[head * shape.headDim + channel] = fit.gain[channel]!;
-  }
-  return {
-    mixer: {
-      ...mixer,
-      aLog: { shape: [shape.heads], data: aLog },
-      d: { shape: [shape.heads], data: d },
-      gain: { shape: [shape.inner], data: gain },
-    },
-    decays: chosen,
-    residual,
-  };
-}
-
-/**
- * The row w of W_z with W_z u ≈ 3 for every u: there is no gate bias in the class, so a constant is read off the inputs,
- * w = (E[uuᵀ] + 1e-3·mean(u²)·I)⁻¹ E[u].
- */
-function constantGate(input: Float32Array, width: number): Float32Array {
-  const { mean, second } = moments(input, width);
-  let trace = 0;
-  for (let i = 0; i < width; i++) trace += second[i * width + i]!;
-  const w = solveSymmetric(second, mean, (1e-3 * trace) / width);
-  return Float32Array.from(w, (value) => gateLevel * value);
-}
-
-interface Scans {
-  /** [R·HP]: gate input, value, and the scan without skip for every decay. */
-  readonly z: Float32Array;
-  readonly x: Float32Array;
-  readonly y: readonly Float32Array[];
-}
-
-async function scanEveryDecay(
-  shape: MambaShape,
-  mixer: HostMixer,
-  calibration: Calibration,
-  decays: readonly number[],
-): Promise<Scans> {
-  const weights = new Map(Object.entries(mixer).map(([name, host]) => [name, tf.tensor(host.data, [...host.shape])]));
-  const inputs = tf.tidy(() => scanInputs(shape, weights, '', calibration.input_BTD, calibration.sequence));
-  const y: Float32Array[] = [];
-  for (const tau of decays) {
-    const scanned = tf.tidy(() => {
-      const scan = ssdScan({
-        x_BTHP: inputs.x_BTHP,
-        dt_BTH: inputs.dt_BTH,
-        aLog_H: tf.fill([shape.heads], -Math.log(tau * initialDt)),
-        b_BTHN: inputs.b_BTHN,
-        c_BTHN: inputs.c_BTHN,
-        d_H: tf.zeros([shape.heads]),
-        start_BT: calibration.sequence.start_BT,
-      });
-      return scan.y_BTHP;
-    });
-    y.push((await scanned.data()) as Float32Array);
-    scanned.dispose();
-  }
-  const z = (await inputs.z_BTC.data()) as Float32Array;
-  const x = (await inputs.x_BTHP.data()) as Float32Array;
-  for (const tensor of [...Object.values(inputs), ...weights.values()]) tensor.dispose();
-  return { z, x, y };
-}
-
-function multiplySilu(z: Float32Array): Float32Array {
-  return z.map((value) => value / (1 + Math.exp(-value)));
-}
-
-/**
- * One head and one decay: per channel, least squares of the attention's output o on y·gate and x·gate; then one skip for
- * the head, d = Σ a_c b_c / Σ a_c², and with it the gain of every channel, g_c = Σ o·v / Σ v² with v = (y + d·x)·gate.
- */
-function fitHead(
-  shape: MambaShape,
-  head: number,
-  rows: number,
-  y: Float32Array,
-  x: Float32Array,
-  gate: Float32Array,
-  o: Float32Array,
-): { residual: number; skip: number; gain: number[] } {
-  const P = shape.headDim;
-  const channels = Array.from({ length: P }, (_, channel) => {
-    const sums = { yy: 0, yx: 0, xx: 0, yo: 0, xo: 0, oo: 0, rawY: 0, rawX: 0 };
-    for (let row = 0, at = head * P + channel; row < rows; row++, at += shape.inner) {
-      const g = gate[at]!;
-      const yg = y[at]! * g;
-      const xg = x[at]! * g;
-      const target = o[at]!;
-      sums.yy += yg * yg;
-      sums.yx += yg * xg;
-      sums.xx += xg * xg;
-      sums.yo += yg * target;
-      sums.xo += xg * target;
-      sums.oo += target * target;
-      sums.rawY += y[at]! * y[at]!;
-      sums.rawX += x[at]! * x[at]!;
-    }
-    return { sums, fit: twoRegressors(sums) };
-  });
-  let numerator = 0;
-  let denominator = 0;
-  let rawY = 0;
-  let rawX = 0;
-  let residual = 0;
-  let energy = 0;
-  for (const { sums, fit } of channels) {
-    numerator += fit.y * fit.x;
-    denominator += fit.y * fit.y;
-    rawY += sums.rawY;
-    rawX += sums.rawX;
-    residual += fit.residual;
-    energy += sums.oo;
-  }
-  const limit = 10 * Math.sqrt(rawY / Math.max(rawX, Number.MIN_VALUE));
-  const skip = denominator > 0 ? Math.max(-limit, Math.min(limit, numerator / denominator)) : 0;
-  const gain = channels.map(({ sums }) => {
-    const vv = sums.yy + 2 * skip * sums.yx + skip * skip * sums.xx;
-    return vv > 0 ? (sums.yo + skip * sums.xo) / vv : 0;
-  });
-  return { residual: energy > 0 ? residual / energy : 0, skip, gain };
 }

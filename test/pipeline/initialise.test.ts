@@ -7,7 +7,8 @@ import { createRandom } from '../../kernels/random.ts';
 import { mambaHeads, scanInputs } from '../../models/mamba2.ts';
 import { mambaShape } from '../../models/network.ts';
 import { makeSequence } from '../../models/sequence.ts';
-import { fitMixer, type HostMixer, mixerFromAttention } from '../../pipeline/initialise.ts';
+import { fitMixer } from '../../pipeline/fit-mixer.ts';
+import { type HostMixer, mixerFromAttention } from '../../pipeline/initialise.ts';
 import { moments, solveSymmetric, twoRegressors } from '../../pipeline/least-squares.ts';
 import { tinyTransformer } from '../support/tiny-networks.ts';
 
@@ -145,8 +146,11 @@ describe('least squares', () => {
   test('solves a symmetric system', () => {
     const A = Float64Array.of(4, 1, 0.5, 1, 3, -0.2, 0.5, -0.2, 2);
     const x = Float64Array.of(1, -2, 0.5);
-    const b = Float64Array.from({ length: 3 }, (_, i) => A[i * 3]! * x[0]! + A[i * 3 + 1]! * x[1]! + A[i * 3 + 2]! * x[2]!);
-    [...solveSymmetric(A, b)].forEach((value, i) => expect(value).toBeCloseTo(x[i]!, 12));
+    const b = Float64Array.from(
+      { length: 3 },
+      (_, i) => A[i * 3]! * x[0]! + A[i * 3 + 1]! * x[1]! + A[i * 3 + 2]! * x[2]!,
+    );
+    for (const [i, value] of solveSymmetric(A, b).entries()) expect(value).toBeCloseTo(x[i]!, 12);
     expect(() => solveSymmetric(Float64Array.of(1, 2, 2, 1), Float64Array.of(1, 1))).toThrow(/positive definite/);
   });
 

@@ -2,7 +2,7 @@
  * `molt download ID -o DIR`: copies the exported model of a job out of the store. Every byte is checked against the
  * artifact's manifest on the way, and the directory appears whole or not at all.
  */
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, statSync } from 'node:fs';
 import { mkdtemp, readdir, rename, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
@@ -34,7 +34,7 @@ async function download(id: string, options: DownloadOptions): Promise<void> {
     const key = exportKey(await client.get(id));
     const store = openStore(join(client.home, 'store'));
     const target = resolve(options.output);
-    if (!options.force) refuseFullDirectory(target);
+    checkTarget(target, options);
     if (existsSync(target)) await copyInto(target, (dir) => store.copyOut(key, dir));
     else await store.copyOut(key, target);
     if (options.json) answerJson({ id, directory: target });
@@ -53,8 +53,10 @@ function exportKey(record: JobRecord): string {
   });
 }
 
-function refuseFullDirectory(target: string): void {
-  if (!existsSync(target) || readdirSync(target).length === 0) return;
+function checkTarget(target: string, { force }: DownloadOptions): void {
+  if (!existsSync(target)) return;
+  if (!statSync(target).isDirectory()) throw moltError('usage', { file: target, message: 'is not a directory' });
+  if (force || readdirSync(target).length === 0) return;
   throw moltError('usage', {
     file: target,
     message: 'is not empty',

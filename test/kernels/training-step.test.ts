@@ -6,6 +6,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { valueAndGradients } from '../../kernels/autograd.ts';
+import { fallbackCounts, resetFallbackCounts } from '../../kernels/fallback.ts';
 import { AdamW } from '../../kernels/ops/adamw.ts';
 import { attention } from '../../kernels/ops/attention.ts';
 import { causalConv } from '../../kernels/ops/conv.ts';
@@ -21,6 +22,7 @@ import { ssdScan } from '../../kernels/ops/ssd.ts';
 import { swiglu } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { documentStarts } from '../support/op-cases.ts';
+import { relativeError } from '../support/reference.ts';
 import { countKernels, read, readAll, testBackends, useBackend } from '../support/tensors.ts';
 
 const [B, T, D, H, P, V, I] = [2, 12, 8, 2, 4, 17, 12];
@@ -167,6 +169,38 @@ describe.each(testBackends)('on %s, a training step', (backend) => {
     await optimiser.apply(gradients);
     expect(await readAll(Object.values(network.frozen))).toEqual(before);
     optimiser.close();
+  });
+});
+
+describe.runIf(testBackends.includes('native'))('on native', () => {
+  test.each([
+    { what: 'the mixer', trained: 'mixer' as const, trainHead: false },
+    { what: 'embedding, norms, attention, MLP and head', trained: 'frozen' as const, trainHead: true },
+  ])('no kernel of a step that trains $what runs on the host', async ({ trained, trainHead }) => {
+    await useBackend('native');
+    const network = build();
+    const parameters = Object.values(network[trained]);
+    const optimiser = new AdamW([{ name: 'all', parameters, learningRate: 0.02, clip: 1 }]);
+    resetFallbackCounts();
+    const { value, gradients } = valueAndGradients(() => loss(network, trainHead), parameters);
+    await optimiser.apply(gradients);
+    tf.dispose([value, gradients]);
+    expect(fallbackCounts()).toEqual({});
+    optimiser.close();
+  });
+
+  test('a step gives the loss and gradients that it gives from stock ops on cpu', async () => {
+    const run = async (backend: string) => {
+      await useBackend(backend);
+      const network = build();
+      const parameters = Object.values(network.mixer);
+      const { value, gradients } = valueAndGradients(() => loss(network), parameters);
+      return readAll([value, ...gradients]);
+    };
+    const [native, composed] = [await run('native'), await run('cpu')];
+    native.forEach((values, index) => {
+      expect(relativeError(values, composed[index]!)).toBeLessThan(1e-5);
+    });
   });
 });
 

@@ -39,8 +39,11 @@ export const lease = {
 /** How often a stage may be started before the job fails: deaths of workers and of stage processes together. */
 export const maxStarts = positiveNumber(process.env['MOLT_RESTART_BUDGET']) ?? 20;
 
-/** Failed attempts; a worker's death and a drain are none. The waits are about 1, 2, 4 and 8 s. */
-const retries = { attempts: 5, backoff: { type: 'exponential', delay: 1000, jitter: 0.5 } } as const;
+/** Failed attempts; a worker's death and a drain are none. The waits are about 1, 2, 4 and 8 s (MOLT_RETRY_MS: the first). */
+const retries = {
+  attempts: 5,
+  backoff: { type: 'exponential', delay: positiveNumber(process.env['MOLT_RETRY_MS']) ?? 1000, jitter: 0.5 },
+} as const;
 
 export interface Flow {
   /** Queues every stage of the job. Harmless if they are queued already. */

@@ -92,6 +92,7 @@ export async function startServer(home: Home, binary: RedisBinary): Promise<Redi
     await sleep(pollMs);
   }
   if (ended === undefined) child.kill('SIGKILL');
+  removeTraces(home, socket);
   throw startFailure(home, ended ?? `did not answer in ${startTimeoutMs / 1000} s`, readFrom(logFile, logStart));
 }
 
@@ -103,10 +104,13 @@ export async function stopServer(home: Home, server: RedisServer): Promise<void>
     if (Date.now() > deadline) sendSignal(server.pid, 'SIGKILL');
     await sleep(pollMs);
   }
+  removeTraces(home, server.socket);
+}
+
+function removeTraces(home: Home, socket: string): void {
   rmSync(serverFile(home), { force: true });
-  rmSync(server.socket, { force: true });
-  const folder = dirname(server.socket);
-  if (folder !== home.redis) rmSync(folder, { recursive: true, force: true });
+  rmSync(socket, { force: true });
+  if (dirname(socket) !== home.redis) rmSync(dirname(socket), { recursive: true, force: true });
 }
 
 function startFailure(home: Home, what: string, log: string): Error {

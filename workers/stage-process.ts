@@ -1,15 +1,11 @@
 /**
  * The process that runs one attempt of one stage: loads the stage by name, gives it a context, publishes what it made,
  * and ends. It knows files, not Redis; what it has to say goes to the worker that forked it.
- *
- * It never outlives that worker: a worker that is gone cannot renew the lease, so whatever is still computed is wasted
- * and, on a GPU, in the way. The main thread may be inside a native kernel for seconds, so a thread of its own watches
- * the parent and ends the process from there.
+ * It does not outlive that worker (die-with-parent.mjs).
  */
 import assert from 'node:assert';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Worker } from 'node:worker_threads';
 import { openStore } from '../checkpoints/store.ts';
 import { type ErrorJson, MoltError, moltError } from '../errors.ts';
 import { loadStages } from '../pipeline/load-stages.ts';
@@ -17,11 +13,9 @@ import type { Stage, StageContext, StageSummary } from '../pipeline/stage.ts';
 import type { StageMessage, StageTask } from './messages.ts';
 import { openMetricsFile } from './metrics-file.ts';
 
-const watchdogMs = 200;
 /** More often than a person or a file wants to know. */
 const progressMs = 250;
 
-dieWithParent();
 const stop = new AbortController();
 process.on('SIGTERM', () => stop.abort(moltError('cancelled', { message: 'the stage was asked to stop' })));
 // Ctrl-C reaches the whole group of a terminal. What it means is the worker's decision.
@@ -122,17 +116,4 @@ function send(message: StageMessage): Promise<void> {
     if (!process.connected) resolve();
     else process.send!(message, () => resolve());
   });
-}
-
-function dieWithParent(): void {
-  const parent = Number(process.argv[2]);
-  assert(Number.isSafeInteger(parent), 'the first argument is the pid of the worker');
-  const watchdog = `
-    const look = () => { if (process.ppid !== ${parent}) process.kill(process.pid, 'SIGKILL'); };
-    look();
-    setInterval(look, ${watchdogMs});
-  `;
-  new Worker(watchdog, { eval: true, execArgv: [] }).unref();
-  // The quicker way, when the main thread is free.
-  process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
 }

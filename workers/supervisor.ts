@@ -36,7 +36,7 @@ const outputLinesKept = 20;
 
 export function startStageProcess(task: StageTask, options: SuperviseOptions): StageProcess {
   const child = fork(fileURLToPath(new URL('./stage-process.ts', import.meta.url)), [String(process.pid)], {
-    execArgv: ['--import', import.meta.resolve('tsx')],
+    execArgv: [...preload('./die-with-parent.mjs'), '--import', import.meta.resolve('tsx')],
     // The directory whose tsconfig.json tsx reads: ours, whatever the working directory of the user holds.
     cwd: fileURLToPath(new URL('..', import.meta.url)),
     env: { ...process.env, ...options.environment },
@@ -75,6 +75,10 @@ export function startStageProcess(task: StageTask, options: SuperviseOptions): S
       }
     },
   };
+}
+
+function preload(module: string): string[] {
+  return ['--import', new URL(module, import.meta.url).href];
 }
 
 interface ProcessState {

@@ -1,6 +1,7 @@
 import { expect, test } from 'vitest';
 import { openClient } from '../../queue/client.ts';
-import { artifactManifests, useSandboxes } from '../support/processes.ts';
+import { runEmbedded } from '../../workers/embedded.ts';
+import { artifactManifests, countingStages, useSandboxes } from '../support/processes.ts';
 
 const sandbox = useSandboxes();
 
@@ -18,11 +19,22 @@ test('a job runs through all its stages in one process and leaves nothing behind
     ['distill', 'succeeded', 1],
     ['export', 'succeeded', 1],
   ]);
-  expect(Object.keys(artifactManifests(box.home)).sort()).toEqual(record.stages.map(({ key }) => key).sort());
+  expect(Object.keys(artifactManifests(box.home))).toEqual(record.stages.map(({ key }) => key).sort());
   await client.close();
-    record.stages.map((s) => [s.name, s.seconds]),
-    record.createdAt,
-    record.startedAt,
-    record.finishedAt,
-  );
+});
+
+test('the same recipe a second time reuses every artifact, and a changed one what comes before the change', async () => {
+  const box = sandbox();
+  const options = { home: box.home, stagesModule: countingStages };
+  const statusesOf = async (seed: number) => {
+    const record = await runEmbedded({ recipe: box.recipe({ seed }) }, options);
+    return record.stages.map(({ status, attempt }) => `${status} ${attempt}`);
+  };
+  expect(await statusesOf(1)).toEqual(['succeeded 1', 'succeeded 1', 'succeeded 1']);
+  const before = artifactManifests(box.home);
+  const startedAt = Date.now();
+  expect(await statusesOf(1)).toEqual(['reused 0', 'reused 0', 'reused 0']);
+  expect(Date.now() - startedAt).toBeLessThan(2000);
+  expect(artifactManifests(box.home)).toEqual(before);
+  expect(await statusesOf(2)).toEqual(['reused 0', 'succeeded 1', 'succeeded 1']);
 });

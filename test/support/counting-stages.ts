@@ -37,7 +37,7 @@ function countingStage(
     queue,
     version: 1,
     needs,
-    recipePart: ({ seed, distill, evaluate }) => ({ seed, distill, evaluate }),
+    recipePart: ({ seed, distill, evaluate }) => (needs.length === 0 ? {} : { seed, distill, evaluate }),
     async run(context) {
       const steps = stepsOf(context.recipe);
       let state = restore(context) ?? { step: 0, value: await startValue(context, needs) };
@@ -66,7 +66,7 @@ function advance({ step, value }: State): State {
 }
 
 async function startValue({ recipe, inputs }: StageContext, needs: readonly StageName[]): Promise<number> {
-  let value = recipe.seed;
+  let value = needs.length === 0 ? 1 : recipe.seed;
   for (const need of needs) {
     const result = JSON.parse(readFileSync(join(inputs[need]!, 'result.json'), 'utf8')) as State;
     value = (Math.imul(value, 31) + result.value) >>> 0;

@@ -3,7 +3,8 @@
  * starts something gets a sandbox; closing it fails if a process that belongs to it still runs, if a Redis socket is
  * left, or if its directory cannot be removed. What is left is ended then, so one leak does not become many.
  *
- * A process belongs to a sandbox if MOLT_HOME in its environment says so, which children inherit, detached ones too.
+ * A process belongs to a sandbox if MOLT_HOME in its environment or its command line names it (children inherit the
+ * first, detached ones too), or if it is a stage process of the test's own.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -79,7 +80,7 @@ function openSandbox(): Sandbox {
   writeFileSync(join(root, 'recipe.yaml'), 'teacher:\n  model: ./teacher\ndata:\n  text: ./story.txt\n');
   const processes: MoltProcess[] = [];
 
-  const running = () => processesWith(`MOLT_HOME=${home}`).filter((pid) => pid !== process.pid);
+  const running = () => [...new Set([...processesOf(home), ...stageProcessesOf(process.pid)])];
   return {
     home,
     recipe({ steps = 20, stepMs = 1, checkpointEvery = 5, seed = 1, wishes = ['as it comes'] } = {}) {
@@ -142,7 +143,7 @@ function startProcess(task: ProcessTask, environment: Record<string, string>): M
       return line as never;
     },
     signal: (signal) => void child.kill(signal),
-    stageProcesses: () => childrenOf(child.pid!).filter((pid) => commandLine(pid).includes('stage-process')),
+    stageProcesses: () => stageProcessesOf(child.pid!),
   };
 }
 
@@ -177,17 +178,20 @@ export function artifactManifests(home: string): Record<string, string> {
   );
 }
 
-function processesWith(variable: string): number[] {
+function processesOf(home: string): number[] {
   return allPids().filter((pid) => {
+    if (pid === process.pid || !isRunning(pid)) return false;
     const environment = readProcessFile(pid, 'environ').split('\0');
-    return environment.includes(variable) && isRunning(pid);
+    return environment.includes(`MOLT_HOME=${home}`) || commandLine(pid).includes(home);
   });
 }
 
-function childrenOf(parent: number): number[] {
+/** Stage processes that `parent` has forked. */
+export function stageProcessesOf(parent: number): number[] {
   return allPids().filter((pid) => {
     const stat = readProcessFile(pid, 'stat');
-    return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent && isRunning(pid);
+    const isChild = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent;
+    return isChild && isRunning(pid) && commandLine(pid).includes('stage-process');
   });
 }
 

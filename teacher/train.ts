@@ -34,7 +34,7 @@ const seeds = { tokenizer: 1, heldOut: 2, weights: 3, training: 1000 } as const;
 
 const defaults: TrainingSettings = {
   steps: 5000,
-  batch: 4,
+  batch: 2,
   time: 512,
   learningRate: 3e-3,
   warmup: 100,

@@ -45,8 +45,8 @@ export function packStories(stories: readonly string[], tokenizer: Tokenizer, ti
 }
 
 /** Stories told at a time, and the steps they last: about 200 tokens a story. */
-const STORIES_PER_VOLUME = 2000;
-const TOKENS_PER_VOLUME = 360_000;
+const STORIES_PER_VOLUME = 500;
+const TOKENS_PER_VOLUME = 90_000;
 
 /**
  * The batch of every step: new stories as long as training lasts, told a volume at a time. A pure function of the seed

@@ -47,23 +47,34 @@ interface KernelCall {
   readonly backend: NativeBackend;
 }
 
+/** tfjs's type has neither the lists of ragged kernels nor the null of an absent bias. */
+type KernelInput = tf.TensorInfo | readonly tf.TensorInfo[] | null | undefined;
+
+function isList(input: tf.TensorInfo | readonly tf.TensorInfo[]): input is readonly tf.TensorInfo[] {
+  return Array.isArray(input);
+}
+
 function runOnHost(kernelFunc: tf.KernelFunc, { inputs, attrs, backend }: KernelCall, host: MathBackendCPU) {
-  const toHost = (input: tf.TensorInfo | undefined): tf.TensorInfo | undefined => {
+  const copies: tf.TensorInfo[] = [];
+  const toHost = (input: KernelInput): KernelInput => {
     if (input === undefined || input === null) return input;
+    if (isList(input)) return input.map((one) => toHost(one) as tf.TensorInfo);
     const { shape, dtype } = input;
-    return { dataId: host.write(backend.readSync(input.dataId), shape, dtype), shape, dtype };
+    // Some kernels take it for granted that they are given a Tensor, which has a rank.
+    const copy = { dataId: host.write(backend.readSync(input.dataId), shape, dtype), shape, dtype, rank: shape.length };
+    copies.push(copy);
+    return copy;
   };
   const toNative = ({ dataId, shape, dtype }: tf.TensorInfo): tf.TensorInfo => {
     return { dataId: backend.write(host.readSync(dataId), shape, dtype), shape, dtype };
   };
   // Kernels of a list of tensors get a true array as inputs.
-  const copies = Array.isArray(inputs)
+  const hostInputs = Array.isArray(inputs)
     ? inputs.map(toHost)
     : Object.fromEntries(Object.entries(inputs).map(([name, input]) => [name, toHost(input)]));
 
-  const result = kernelFunc({ inputs: copies as tf.NamedTensorInfoMap, attrs, backend: host });
+  const result = kernelFunc({ inputs: hostInputs as tf.NamedTensorInfoMap, attrs, backend: host });
   const outputs = Array.isArray(result) ? result.map(toNative) : toNative(result);
-  const used = [...Object.values(copies), ...(Array.isArray(result) ? result : [result])];
-  for (const info of used) if (info !== undefined && info !== null) host.disposeData(info.dataId);
+  for (const { dataId } of [...copies, result].flat()) host.disposeData(dataId);
   return outputs;
 }

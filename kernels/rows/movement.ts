@@ -83,7 +83,9 @@ const stridedSlice: KernelRow = {
     );
     const strides = stridesOf(shape);
     const steps = info.strides.map((step, i) => step * strides[i]!);
-    return stridedCopy({ shape: info.finalShape, dtype }, dot(info.begin, strides), info.finalShapeSparse, steps);
+    // The final shape lacks the axes that the shrink mask drops and has new ones; the walk has exactly those of x.
+    const walk = tf.slice_util.computeOutShape(info.begin, info.end, info.strides);
+    return stridedCopy({ shape: info.finalShape, dtype }, dot(info.begin, strides), walk, steps);
   },
 };
 

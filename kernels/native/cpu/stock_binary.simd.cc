@@ -56,16 +56,18 @@ Broadcast plan_broadcast(const Tensor& a, const Tensor& b, const Tensor& out) {
   return plan;
 }
 
-template <class Op, class In, class Out>
-void apply_run(Op op, const In* __restrict a, int64_t a_step, const In* __restrict b, int64_t b_step,
-               Out* __restrict out, int64_t n) {
+// Not inlined: it has four loops, and two callers.
+template <class Op, class Out>
+__attribute__((noinline)) void apply_run(const float* __restrict a, int64_t a_step, const float* __restrict b,
+                                         int64_t b_step, Out* __restrict out, int64_t n) {
+  constexpr Op op{};
   if (a_step != 0 && b_step != 0) {
     for (int64_t i = 0; i < n; i++) out[i] = op(a[i], b[i]);
   } else if (a_step != 0) {
-    const In right = b[0];
+    const float right = b[0];
     for (int64_t i = 0; i < n; i++) out[i] = op(a[i], right);
   } else if (b_step != 0) {
-    const In left = a[0];
+    const float left = a[0];
     for (int64_t i = 0; i < n; i++) out[i] = op(left, b[i]);
   } else {
     const Out value = op(a[0], b[0]);
@@ -76,8 +78,9 @@ void apply_run(Op op, const In* __restrict a, int64_t a_step, const In* __restri
 constexpr int64_t kRun = 16384;       // elements of a long run one task takes
 constexpr double kNanoseconds = 0.3;  // per element, in memory
 
-template <class In, class Out, class Op>
-void binary(const Call& call, Op op) {
+// run(a, a step, b, b step, out, n): one contiguous stretch of the output. Sizes and steps are in elements.
+template <class In, class Out, class Run>
+void for_runs(const Call& call, const Run& run) {
   const Broadcast plan = plan_broadcast(call.in[0], call.in[1], call.out[0]);
   const In* const a = call.in[0].as<In>();
   const In* const b = call.in[1].as<In>();
@@ -85,7 +88,7 @@ void binary(const Call& call, Op op) {
   if (plan.rows == 1) {
     for_tasks(*call.pool, blocks_of(plan.inner, kRun), kRun * kNanoseconds, [&](int64_t task) {
       const int64_t from = task * kRun, n = smaller(kRun, plan.inner - from);
-      apply_run(op, a + from * plan.a_step, plan.a_step, b + from * plan.b_step, plan.b_step, out + from, n);
+      run(a + from * plan.a_step, plan.a_step, b + from * plan.b_step, plan.b_step, out + from, n);
     });
     return;
   }
@@ -99,7 +102,7 @@ void binary(const Call& call, Op op) {
       b_at += index[i] * plan.b_strides[i];
     }
     for (int64_t row = first; row < end; row++) {
-      apply_run(op, a + a_at, plan.a_step, b + b_at, plan.b_step, out + row * plan.inner, plan.inner);
+      run(a + a_at, plan.a_step, b + b_at, plan.b_step, out + row * plan.inner, plan.inner);
       for (int i = 0; i < plan.outer_rank; i++) {
         a_at += plan.a_strides[i];
         b_at += plan.b_strides[i];
@@ -112,21 +115,41 @@ void binary(const Call& call, Op op) {
   });
 }
 
+// Floats are what models compute with: their loops are compiled for each operation.
+template <class Op, class Out>
+void binary_float(const Call& call) {
+  for_runs<float, Out>(call, apply_run<Op, Out>);
+}
+
+// Integers and bools (as 0 and 1) go through one loop that calls the operation, in int32.
+using IntOp = int32_t (*)(int32_t, int32_t);
+
+template <class In, class Out>
+void binary_int(const Call& call, IntOp op) {
+  for_runs<In, Out>(call, [op](const In* a, int64_t a_step, const In* b, int64_t b_step, Out* out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) out[i] = static_cast<Out>(op(a[i * a_step], b[i * b_step]));
+  });
+}
+
+template <class Op>
+int32_t int_op(int32_t a, int32_t b) {
+  return Op{}(a, b);
+}
+
 // ---- arithmetic: the output has the arguments' dtype ----------------------------------------------------------------
 
 template <class Op>
 void arithmetic(const Call& call) {
   switch (call.out[0].dtype) {
-    case DType::i32: return binary<int32_t, int32_t>(call, Op{});
-    case DType::u8: return binary<uint8_t, uint8_t>(call, Op{});
-    default: return binary<float, float>(call, Op{});
+    case DType::i32: return binary_int<int32_t, int32_t>(call, int_op<Op>);
+    case DType::u8: return binary_int<uint8_t, uint8_t>(call, int_op<Op>);
+    default: return binary_float<Op, float>(call);
   }
 }
 
 // Integers wrap around as in JavaScript's typed arrays; signed overflow would be undefined here.
 MOLT_INLINE float wrap(float x) { return x; }
 MOLT_INLINE uint32_t wrap(int32_t x) { return static_cast<uint32_t>(x); }
-MOLT_INLINE uint32_t wrap(uint8_t x) { return x; }
 
 struct Add {
   template <class T>
@@ -163,9 +186,9 @@ struct Minimum {
 template <class Op>
 void comparison(const Call& call) {
   switch (call.in[0].dtype) {
-    case DType::i32: return binary<int32_t, uint8_t>(call, Op{});
-    case DType::u8: return binary<uint8_t, uint8_t>(call, Op{});
-    default: return binary<float, uint8_t>(call, Op{});
+    case DType::i32: return binary_int<int32_t, uint8_t>(call, int_op<Op>);
+    case DType::u8: return binary_int<uint8_t, uint8_t>(call, int_op<Op>);
+    default: return binary_float<Op, uint8_t>(call);
   }
 }
 

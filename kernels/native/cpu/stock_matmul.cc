@@ -7,6 +7,11 @@
 namespace molt {
 namespace {
 
+// Multiplications that one thread does in about 0.1 ms.
+constexpr int64_t kSmallProduct = int64_t{128} * 128 * 128 * 2;
+// Multiplications that outweigh waking threads.
+constexpr int64_t kWorthThreads = int64_t{64} * 64 * 64;
+
 // Which matrix of `tensor` belongs to matrix number `batch` of the output.
 int64_t batch_index(const Tensor& tensor, const Tensor& out, int64_t batch) {
   int64_t index = 0, stride = 1;
@@ -47,15 +52,22 @@ void batch_matmul(const Call& call) {
     gemm_f32(*call.pool, false, transpose_b, batches * m, n, k, a.f32(), k, b.f32(), b.last(0), out.f32(), n, false);
     return;
   }
-  for (int64_t batch = 0; batch < batches; batch++) {
+  const auto multiply = [&](Pool& pool, int64_t batch) {
     const int64_t a_at = batch_index(a, out, batch) * a_size, b_at = batch_index(b, out, batch) * b_size;
     if (out.dtype == DType::i32) {
       multiply_int(transpose_a, transpose_b, m, n, k, a.i32() + a_at, a.last(0), b.i32() + b_at, b.last(0),
                    out.i32() + batch * m * n);
     } else {
-      gemm_f32(*call.pool, transpose_a, transpose_b, m, n, k, a.f32() + a_at, a.last(0), b.f32() + b_at, b.last(0),
+      gemm_f32(pool, transpose_a, transpose_b, m, n, k, a.f32() + a_at, a.last(0), b.f32() + b_at, b.last(0),
                out.f32() + batch * m * n, n, false);
     }
+  };
+  // Many small products: one thread each. Few or large ones: all threads on each in turn.
+  static Pool one_thread(1);
+  if (batches > 1 && m * n * k <= kSmallProduct && batches * m * n * k > kWorthThreads) {
+    call.pool->parallel_for(batches, [&](int64_t batch) { multiply(one_thread, batch); });
+  } else {
+    for (int64_t batch = 0; batch < batches; batch++) multiply(*call.pool, batch);
   }
 }
 

@@ -23,6 +23,13 @@ struct Walk {
   int64_t dims[kMaxRank];
   int64_t strides[kMaxRank];
 
+  void append(int64_t n, int64_t stride) {
+    dims[rank] = n;
+    strides[rank] = stride;
+    rank++;
+    count *= n;
+  }
+
   void prepend(int64_t n, int64_t stride) {
     for (int i = rank; i > 0; i--) {
       dims[i] = dims[i - 1];
@@ -89,6 +96,12 @@ T* scratch_of(Scratch& scratch, int64_t count) {
   return reinterpret_cast<T*>(scratch.doubles(count));
 }
 
+// What a reduction of no elements gives.
+template <class Op>
+void fill_empty(const Call& call) {
+  for (int64_t i = 0; i < call.out[0].size(); i++) call.out[0].as<typename Op::Out>()[i] = Op::finish(Op::start(), 0);
+}
+
 // Op: In, Out, Acc (8 bytes); start(), run(in, n) of a contiguous run, add(acc, acc), element(in), finish(acc, count).
 template <class Op>
 void reduce(const Call& call) {
@@ -96,10 +109,7 @@ void reduce(const Call& call) {
   const typename Op::In* const in = call.in[0].as<typename Op::In>();
   typename Op::Out* const out = call.out[0].as<typename Op::Out>();
   const int64_t outputs = call.out[0].size(), inputs = call.in[0].size();
-  if (inputs == 0) {
-    for (int64_t i = 0; i < outputs; i++) out[i] = Op::finish(Op::start(), 0);
-    return;
-  }
+  if (inputs == 0) return fill_empty<Op>(call);
   const Reduction plan = plan_reduction(call);
   const int64_t count = inputs / outputs;
   Scratch scratch;
@@ -162,12 +172,21 @@ void reduce(const Call& call) {
   }
 }
 
-// A contiguous run one element after the other: for integers, and for operations that are rarely run.
+// One element after the other: for integers and products, which no model reduces in a loop that matters.
 template <class Op>
-typename Op::Acc plain_run(const typename Op::In* in, int64_t n) {
-  typename Op::Acc acc = Op::start();
-  for (int64_t i = 0; i < n; i++) acc = Op::add(acc, Op::element(in[i]));
-  return acc;
+void reduce_plainly(const Call& call) {
+  const auto* const in = call.in[0].as<typename Op::In>();
+  auto* const out = call.out[0].as<typename Op::Out>();
+  const int64_t outputs = call.out[0].size(), count = call.in[0].size() / outputs;
+  if (count == 0) return fill_empty<Op>(call);
+  Reduction plan = plan_reduction(call);
+  (plan.run_reduced ? plan.reduced : plan.kept).append(plan.run, 1);
+  for (int64_t o = 0; o < outputs; o++) {
+    typename Op::Acc acc = Op::start();
+    const auto* const from = in + plan.kept.offset(o);
+    for (int64_t i = 0; i < count; i++) acc = Op::add(acc, Op::element(from[plan.reduced.offset(i)]));
+    out[o] = Op::finish(acc, count);
+  }
 }
 
 // ---- sums --------------------------------------------------------------------------------------------------------
@@ -212,7 +231,6 @@ struct SumInt {
   static Acc start() { return 0; }
   static Acc add(Acc a, Acc b) { return a + b; }
   static Acc element(In x) { return x; }
-  static Acc run(const In* in, int64_t n) { return plain_run<SumInt>(in, n); }
   static Out finish(Acc sum, int64_t) { return static_cast<int32_t>(sum); }
 };
 
@@ -230,7 +248,6 @@ struct Product {
   static Acc start() { return 1; }
   static Acc add(Acc a, Acc b) { return a * b; }
   static Acc element(In x) { return static_cast<double>(x); }
-  static Acc run(const In* in, int64_t n) { return plain_run<Product>(in, n); }
   static Out finish(Acc product, int64_t) { return static_cast<Out>(product); }
 };
 
@@ -245,19 +262,16 @@ struct Extreme {
   static Acc start() { return -__builtin_inf(); }
   static Acc add(Acc a, Acc b) { return a > b || a != a ? a : b; }
   static Acc element(In x) { return Sign * static_cast<double>(x); }
+  // Of floats only.
   static Acc run(const In* in, int64_t n) {
-    if constexpr (__is_same(T, float)) {
-      Vec most = splat(-__builtin_inff());
-      for_row(n, [&](auto at) {
-        const Vec x = at.keep(static_cast<float>(Sign) * at.load(in), -__builtin_inff());
-        most = x > most || x != x ? x : most;
-      });
-      Acc acc = start();
-      for (int i = 0; i < kLanes; i++) acc = add(acc, most[i]);
-      return acc;
-    } else {
-      return plain_run<Extreme>(in, n);
-    }
+    Vec most = splat(-__builtin_inff());
+    for_row(n, [&](auto at) {
+      const Vec x = at.keep(static_cast<float>(Sign) * at.load(in), -__builtin_inff());
+      most = x > most || x != x ? x : most;
+    });
+    Acc acc = start();
+    for (int i = 0; i < kLanes; i++) acc = add(acc, most[i]);
+    return acc;
   }
   static Out finish(Acc most, int64_t) { return static_cast<Out>(Sign * most); }
 };
@@ -266,33 +280,33 @@ struct Extreme {
 
 void sum_kernel(const Call& call) {
   switch (call.in[0].dtype) {
-    case DType::i32: return reduce<SumInt<int32_t>>(call);
-    case DType::u8: return reduce<SumInt<uint8_t>>(call);
+    case DType::i32: return reduce_plainly<SumInt<int32_t>>(call);
+    case DType::u8: return reduce_plainly<SumInt<uint8_t>>(call);
     default: return reduce<SumFloat>(call);
   }
 }
 
 void mean(const Call& call) {
   switch (call.in[0].dtype) {
-    case DType::i32: return reduce<MeanInt<int32_t>>(call);
-    case DType::u8: return reduce<MeanInt<uint8_t>>(call);
+    case DType::i32: return reduce_plainly<MeanInt<int32_t>>(call);
+    case DType::u8: return reduce_plainly<MeanInt<uint8_t>>(call);
     default: return reduce<MeanFloat>(call);
   }
 }
 
 void prod(const Call& call) {
   switch (call.in[0].dtype) {
-    case DType::i32: return reduce<Product<int32_t, int32_t>>(call);
-    case DType::u8: return reduce<Product<uint8_t, int32_t>>(call);
-    default: return reduce<Product<float, float>>(call);
+    case DType::i32: return reduce_plainly<Product<int32_t, int32_t>>(call);
+    case DType::u8: return reduce_plainly<Product<uint8_t, int32_t>>(call);
+    default: return reduce_plainly<Product<float, float>>(call);
   }
 }
 
 template <int Sign>
 void extreme(const Call& call) {
   switch (call.in[0].dtype) {
-    case DType::i32: return reduce<Extreme<int32_t, Sign>>(call);
-    case DType::u8: return reduce<Extreme<uint8_t, Sign>>(call);
+    case DType::i32: return reduce_plainly<Extreme<int32_t, Sign>>(call);
+    case DType::u8: return reduce_plainly<Extreme<uint8_t, Sign>>(call);
     default: return reduce<Extreme<float, Sign>>(call);
   }
 }

@@ -105,8 +105,9 @@ void step(const Call& call) {
   unary(call, 0.3, [&](Vec x) { return x != x ? x : x > 0.0f ? splat(1.0f) : below; });
 }
 
+// 0 for NaN, as tfjs has it.
 void sign(const Call& call) {
-  unary(call, 0.3, [](Vec x) { return x > 0.0f ? splat(1.0f) : x < 0.0f ? splat(-1.0f) : x; });
+  unary(call, 0.3, [](Vec x) { return x > 0.0f ? splat(1.0f) : x < 0.0f ? splat(-1.0f) : Vec{}; });
 }
 
 // attrs [least, most]

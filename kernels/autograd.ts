@@ -17,7 +17,9 @@ import { registerGradients } from './gradients.ts';
 
 export interface ValueAndGradients<T extends tf.Tensor = tf.Tensor> {
   readonly value: T;
-  /** One gradient for every requested input, in the order and shape of the inputs; zeros where f does not depend on it. */
+  /**
+   * One gradient for every requested input, in the order and shape of the inputs; zeros where f does not depend on it.
+   */
   readonly gradients: tf.Tensor[];
 }
 
@@ -232,7 +234,9 @@ interface InputGradient {
   readonly gradient: tf.Tensor;
 }
 
-/** The gradients of one node's inputs, all computed in one tidy so that a fused backward kernel may hand out several. */
+/**
+ * The gradients of one node's inputs, all computed in one tidy so that a fused backward kernel may hand out several.
+ */
 function inputGradients(
   node: TapeNode,
   gradients: ReadonlyMap<number, tf.Tensor>,

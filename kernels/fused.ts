@@ -1,6 +1,6 @@
 /**
- * The door to fused kernels. An operation in `ops/` asks `hasKernel` whether the current backend has registered its fast
- * form and otherwise composes it from stock tfjs ops. This file only calls kernels; it knows none of them by name.
+ * The door to fused kernels. An operation in `ops/` asks `hasKernel` whether the current backend has registered its
+ * fast form and otherwise composes it from stock tfjs ops. This file only calls kernels; it knows none of them by name.
  */
 import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';

@@ -7,7 +7,9 @@
 import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
 
-/** A tensor kept for the backward pass. `for` names the inputs whose gradient reads its values; empty: only its shape. */
+/**
+ * A tensor kept for the backward pass. `for` names the inputs whose gradient reads its values; empty: only its shape.
+ */
 export type SavedTensor =
   | { readonly input: string; readonly for: readonly string[] }
   | { readonly output: number; readonly for: readonly string[] };
@@ -18,7 +20,10 @@ export interface GradientRule {
   readonly kernel: string;
   /** Inputs first, then outputs in rising order: the order in which `gradient` receives them. */
   readonly saves?: readonly SavedTensor[];
-  /** For kernels over a list of tensors (Concat, AddN): every input is given to `gradient`, of which only shapes are read. */
+  /**
+   * For kernels over a list of tensors (Concat, AddN): every input is given to `gradient`, of which only shapes are
+   * read.
+   */
   readonly savesShapesOfAllInputs?: true;
   /** Gradients by input name, computed only when called. `dys` has one gradient an output, zeros where none arrived. */
   readonly gradient: (

@@ -1,7 +1,8 @@
 /**
  * Gradients of the stock tfjs kernels that the composed operations and the models use. tfjs-core registers none by
- * itself, and the set that ships with the union package cannot be imported by plain Node. Writing them here also decides
- * what is kept for the backward pass. Kernels outside this list have no gradient: taking one names the missing kernel.
+ * itself, and the set that ships with the union package cannot be imported by plain Node. Writing them here also
+ * decides what is kept for the backward pass. Kernels outside this list have no gradient: taking one names the missing
+ * kernel.
  *
  * The kernels used by these gradients all exist on the `cpu` and `wasm` backends.
  */

@@ -1,4 +1,6 @@
-/** Learning-rate schedule: linear warm-up, constant, linear to zero. A pure function of the step, so it resumes exactly. */
+/**
+ * Learning-rate schedule: linear warm-up, constant, linear to zero. A pure function of the step, so it resumes exactly.
+ */
 
 export interface ScheduleOptions {
   /** Steps until the full rate is reached; 0: at once. */

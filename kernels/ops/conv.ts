@@ -1,7 +1,7 @@
 /**
  * Causal depthwise convolution of width 4 with its activation: φ(bias + Σ_j weight[·,j] ∘ x[t−3+j], s), where tap 3 is
- * the current token (docs/kernels.md, Convolution). Taps before the token's document read 0. The composed form adds four shifted
- * copies of x; the fused kernel keeps three rows in registers.
+ * the current token (docs/kernels.md, Convolution). Taps before the token's document read 0. The composed form adds
+ * four shifted copies of x; the fused kernel keeps three rows in registers.
  *
  * Legend: B batch, T time, C channels.
  */

@@ -1,5 +1,6 @@
 /**
- * Next-token cross-entropy from logits: nll = log Σ exp(logits) − logits[label]. Rows without a label (label < 0) give 0.
+ * Next-token cross-entropy from logits: nll = log Σ exp(logits) − logits[label]. Rows without a label (label < 0) give
+ * 0.
  *
  * Legend: R rows, V vocabulary.
  */

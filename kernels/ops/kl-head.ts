@@ -1,8 +1,8 @@
 /**
  * The distillation loss with the language-model head inside it: from the final hidden states of student and teacher to
- * KL(teacher ‖ student) per token, temperature 1 (docs/kernels.md, KL head). The fused kernel works on a few tokens at a time
- * and makes the gradient in the same pass, so the logits of all tokens never exist; it holds the head fixed. The composed
- * form goes through the logits and also trains the head.
+ * KL(teacher ‖ student) per token, temperature 1 (docs/kernels.md, KL head). The fused kernel works on a few tokens at
+ * a time and makes the gradient in the same pass, so the logits of all tokens never exist; it holds the head fixed. The
+ * composed form goes through the logits and also trains the head.
  *
  *   KL = Σ p (t − z) − lse(t) + lse(z),   t and z the logits of teacher and student, p = softmax(t)
  *
@@ -35,8 +35,8 @@ export interface KlHeadOptions {
 }
 
 /**
- * All [R] and in nats, except `agree`: 1 where both prefer the same token. Only `kl` is differentiable everywhere. A type
- * and not an interface, so that `tf.tidy` can return it.
+ * All [R] and in nats, except `agree`: 1 where both prefer the same token. Only `kl` is differentiable everywhere. A
+ * type and not an interface, so that `tf.tidy` can return it.
  */
 export type KlHeadOutputs = {
   readonly kl: tf.Tensor1D;

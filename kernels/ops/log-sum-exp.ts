@@ -27,7 +27,9 @@ const differentiable = tf.customGrad((...args) => {
   };
 });
 
-/** matrix[R,V], column[R] int32 → matrix[r, column[r]] for every row: [R]. A one-hot vocabulary would be R·V numbers. */
+/**
+ * matrix[R,V], column[R] int32 → matrix[r, column[r]] for every row: [R]. A one-hot vocabulary would be R·V numbers.
+ */
 export function pickColumn(matrix_RV: tf.Tensor, column_R: tf.Tensor): tf.Tensor {
   const [rows, columns] = matrix_RV.shape as [number, number];
   const rowStarts = tf.mul(tf.range(0, rows, 1, 'int32'), tf.scalar(columns, 'int32'));

@@ -1,7 +1,8 @@
 /**
  * Rotary position embedding, half rotation: element i of the first half of a head turns with element i of the second
- * half by position · frequency[i] (docs/kernels.md, RoPE; not the interleaved pairs of Meta's original files). The table of
- * cosines and sines is made once on the host in float64: angles in reduced precision are wrong after a few hundred tokens.
+ * half by position · frequency[i] (docs/kernels.md, RoPE; not the interleaved pairs of Meta's original files). The
+ * table of cosines and sines is made once on the host in float64: angles in reduced precision are wrong after a few
+ * hundred tokens.
  *
  * Legend: B batch, T time, H heads, d head_dim.
  */

@@ -4,8 +4,8 @@
  *   S_t = a_t S_{t−1} + dt_t x_t ⊗ B_t        y_t = S_t C_t + D x_t
  *
  * and S = 0 before the first token of a document. The composed form is the dual, quadratic one: y = (L ∘ C Bᵀ)(dt ∘ x)
- * with L[t,s] = a_{s+1} ⋯ a_t inside a document and 0 elsewhere, so that one masked matrix product gives all tokens. The
- * fused kernel works in chunks (docs/kernels.md, SSD). `ssdStep` is the recurrence itself, for one token.
+ * with L[t,s] = a_{s+1} ⋯ a_t inside a document and 0 elsewhere, so that one masked matrix product gives all tokens.
+ * The fused kernel works in chunks (docs/kernels.md, SSD). `ssdStep` is the recurrence itself, for one token.
  *
  * Legend: B batch, T time, H heads, P head_dim of x, N state size.
  */

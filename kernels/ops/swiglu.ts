@@ -1,4 +1,6 @@
-/** SwiGLU: h = SiLU(gate) ∘ up, the hidden activation of a Llama MLP (docs/kernels.md, SwiGLU). All shapes are equal. */
+/**
+ * SwiGLU: h = SiLU(gate) ∘ up, the hidden activation of a Llama MLP (docs/kernels.md, SwiGLU). All shapes are equal.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient, shared } from '../gradient-rules.ts';

@@ -1,7 +1,7 @@
 /**
  * Which token may look at which, for the composed forms of attention and of the scan. One tensor describes packing
- * everywhere: `start`, for every token the index of the first token of its document on the row's time axis. Token t sees
- * token s iff start[t] ≤ s ≤ t. A negative start says that the document began before this window.
+ * everywhere: `start`, for every token the index of the first token of its document on the row's time axis. Token t
+ * sees token s iff start[t] ≤ s ≤ t. A negative start says that the document began before this window.
  *
  * Written with subtraction and `step`, which broadcast on every backend; comparisons do not.
  *

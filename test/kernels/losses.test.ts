@@ -1,6 +1,9 @@
-/** Corners of the operations that the table of cases does not reach: almost equal models, extreme arguments, refusals. */
+/**
+ * Corners of the operations that the table of cases does not reach: almost equal models, extreme arguments, refusals.
+ */
 import * as tf from '@tensorflow/tfjs-core';
 import { afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { vjp } from '../../kernels/autograd.ts';
 import { klHead } from '../../kernels/ops/kl-head.ts';
 import { relativeError } from '../../kernels/ops/mse.ts';
 import { softplusBias } from '../../kernels/ops/softplus.ts';
@@ -19,6 +22,23 @@ function randomArray(random: ReturnType<typeof createRandom>, shape: readonly nu
 function tensor({ shape, data }: reference.Array64): tf.Tensor {
   return tf.tensor(Float32Array.from(data), [...shape]);
 }
+
+describe.runIf(testBackends.includes('native'))('the fused head', () => {
+  test('says so when it is asked for a gradient it has not made', async () => {
+    await useBackend('native');
+    const random = createRandom(6);
+    const inputs = {
+      student_RD: tensor(randomArray(random, [5, 8])),
+      teacher_RD: tensor(randomArray(random, [5, 8])),
+      studentWeight_VD: tensor(randomArray(random, [11, 8])),
+      teacherWeight_VD: tensor(randomArray(random, [11, 8])),
+      labels_R: tf.tensor1d([0, 1, 2, 3, 4], 'int32'),
+    };
+    const { student_RD, studentWeight_VD } = inputs;
+    expect(() => vjp(() => klHead(inputs, { gradient: false }).kl, [student_RD])).toThrow(/gradient: false/);
+    expect(() => vjp(() => klHead(inputs, { gradient: true }).kl, [studentWeight_VD])).toThrow(/studentWeight/);
+  });
+});
 
 describe.each(testBackends)('on %s', (backend) => {
   beforeAll(() => useBackend(backend));

@@ -19,7 +19,7 @@ test('linear scaling divides all frequencies', () => {
   });
 });
 
-test('llama3 scaling keeps short wavelengths, stretches long ones and blends between, by the wavelengths themselves', () => {
+test('llama3 scaling keeps short wavelengths, stretches long ones and blends between', () => {
   const [factor, low, high, original] = [32, 1, 4, 8192];
   const scaling = {
     kind: 'llama3',

@@ -217,7 +217,7 @@ describe('what a step spends', () => {
     }
   });
 
-  test('with the mixer trained, matrix products run for its weights and on the way down to it, nowhere else', async () => {
+  test('with the mixer trained, products run for its weights and on the way down to it, nowhere else', async () => {
     await useBackend('cpu');
     const network = build();
     const forward = countKernels(() => tf.tidy(() => void loss(network)));

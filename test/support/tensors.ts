@@ -9,11 +9,8 @@ import type { Array64 } from './reference.ts';
 // Silences the greeting that tfjs prints on first use of the cpu backend under Node.
 tf.env().set('PROD', true);
 
-/** The stock backends that every composed form must run on. */
-export const stockBackends = ['cpu', 'wasm'] as const;
-
-/** The stock backends and, where its addon is built, `native`. */
-export const testBackends: readonly string[] = [...stockBackends, ...nativeIfBuilt()];
+/** The stock backends, on which every composed form must run, and `native` where its addon is built. */
+export const testBackends: readonly string[] = ['cpu', 'wasm', ...nativeIfBuilt()];
 
 function nativeIfBuilt(): string[] {
   const missing = addonMissing();

@@ -93,7 +93,7 @@ export function openStore(root: string): Store {
       if (!isNew && wanted === undefined) continue;
       fsyncDirectory(claims);
       await expectLatest(claims, key, epoch);
-      await revokeEarlier(key, epoch);
+      await orLeaseLost(key, epoch, () => revokeEarlier(key, epoch));
       return epoch;
     }
   };
@@ -111,13 +111,14 @@ export function openStore(root: string): Store {
     const work = area('work', key);
     await mkdir(work, { recursive: true });
     const ours = join(work, epochName(epoch));
-    const earlier = (await epochsIn(work)).filter((found) => found < epoch).sort((a, b) => b - a);
-    if (!existsSync(ours)) {
-      const latest = earlier.shift();
-      if (latest !== undefined) await rename(join(work, epochName(latest)), ours).catch(ignoring('ENOENT'));
-      await mkdir(ours, { recursive: true });
+    const earlier = async () => (await epochsIn(work)).filter((found) => found < epoch).sort((a, b) => b - a);
+    while (!existsSync(ours)) {
+      const [latest] = await earlier();
+      if (latest === undefined) await mkdir(ours, { recursive: true });
+      // A claim beside this one may have moved it to its own epoch first: then it is looked for again.
+      else await rename(join(work, epochName(latest)), ours).catch(ignoring('ENOENT'));
     }
-    for (const stale of earlier) await removeTree(join(work, epochName(stale)));
+    for (const stale of await earlier()) await removeTree(join(work, epochName(stale)));
   };
 
   const quarantine = async (key: string): Promise<void> => {

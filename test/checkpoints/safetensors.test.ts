@@ -30,7 +30,6 @@ function reading<Result>(file: string, read: (opened: ReturnType<typeof openSafe
   }
 }
 
-const float32Bits = (value: number) => new Uint32Array(new Float32Array([value]).buffer)[0]!;
 const fromBits = (bits: number) => new Float32Array(new Uint32Array([bits]).buffer)[0]!;
 
 describe('bfloat16', () => {
@@ -68,17 +67,16 @@ test('every float16 widens to the float32 of its sign, exponent and fraction', (
   const all = Uint16Array.from({ length: 1 << 16 }, (_, bits) => bits);
   const wide = new Float32Array(all.length);
   widenF16(all, wide);
-  for (const bits of all) {
+  const expected = Float32Array.from(all, (bits) => {
     const sign = (bits & 0x8000) << 16;
     const exponent = (bits >> 10) & 31;
     const fraction = bits & 1023;
-    let expected: number;
-    if (exponent === 31) expected = fromBits(sign | 0x7f800000 | (fraction << 13));
-    else if (exponent > 0) expected = fromBits(sign | ((exponent + 112) << 23) | (fraction << 13));
-    else expected = (sign ? -1 : 1) * (fraction / 16777216);
-    if (Number.isNaN(expected)) expect(wide[bits]).toBeNaN();
-    else expect(float32Bits(wide[bits]!)).toBe(float32Bits(expected));
-  }
+    if (exponent === 31) return fromBits(sign | 0x7f800000 | (fraction << 13));
+    if (exponent > 0) return fromBits(sign | ((exponent + 112) << 23) | (fraction << 13));
+    return (sign ? -1 : 1) * (fraction / 2 ** 24);
+  });
+  const differing = all.filter((bits) => !Object.is(wide[bits], expected[bits]));
+  expect([...differing]).toEqual([]);
 });
 
 describe('what is written is read back', () => {
@@ -131,14 +129,15 @@ describe('what is written is read back', () => {
     ]);
     reading(path, (file) => {
       const { data: rounded } = file.read('b');
-      expect(file.read('f').data).toEqual(data);
+      // Buffers are compared at once; `toEqual` would take a minute.
+      expect(bytes(file.read('f').data).equals(bytes(data))).toBe(true);
       for (const [name, whole] of [
         ['f', data],
         ['b', rounded],
       ] as const) {
         let at = 0;
         for (const chunk of file.chunks(name)) {
-          expect(Buffer.compare(bytes(chunk), bytes(whole.subarray(at, at + chunk.length)))).toBe(0);
+          expect(bytes(chunk).equals(bytes(whole.subarray(at, at + chunk.length)))).toBe(true);
           at += chunk.length;
         }
         expect(at).toBe(data.length);
@@ -303,7 +302,7 @@ describe('reading', () => {
     const random = randomSource(11);
     const alphabet = Buffer.from('{}[]",:0123456789.-eFI_\\ \0\xff', 'latin1');
     let refused = 0;
-    for (let round = 0; round < 3000; round++) {
+    for (let round = 0; round < 1000; round++) {
       const bad = Buffer.from(good);
       const changes = 1 + Math.floor(random() * 3);
       for (let i = 0; i < changes; i++) {
@@ -325,6 +324,6 @@ describe('reading', () => {
         refused++;
       }
     }
-    expect(refused).toBeGreaterThan(2000);
+    expect(refused).toBeGreaterThan(600);
   });
 });

@@ -1,4 +1,6 @@
+import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import {
   existsSync,
   mkdirSync,
@@ -11,9 +13,13 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { MANIFEST_NAME, readManifest, sealDirectory } from '../../checkpoints/manifest.ts';
 import { openStore, type Store } from '../../checkpoints/store.ts';
+
+const repository = fileURLToPath(new URL('../..', import.meta.url));
 
 let root: string;
 let store: Store;
@@ -230,6 +236,43 @@ describe('a crash', () => {
     expect([...(await store.verify('k')).keys()]).toEqual(['whole.bin']);
     expect(readFileSync(join(store.root, 'quarantine', 'k.1', 'half.bin'), 'utf8')).toBe('ha');
   });
+});
+
+test('a process killed at any moment leaves only whole artifacts, and the next one goes on', async () => {
+  const script = `
+    import { writeFileSync } from 'node:fs';
+    import { join } from 'node:path';
+    import { openStore } from './checkpoints/store.ts';
+    const store = openStore(process.argv[1]);
+    for (let i = 0; i < 100_000; i++) {
+      const key = 'k' + i;
+      if (store.has(key)) continue;
+      const epoch = await store.claim(key);
+      const work = await store.workDir(key, epoch);
+      const outDir = await store.outDir(key, epoch);
+      for (let file = 0; file < 10; file++) writeFileSync(join(outDir, String(file)), key.repeat(5000));
+      writeFileSync(join(work, 'step'), '1');
+      await store.publish(key, outDir, { epoch });
+      if (i % 5 === 0) console.log(key);
+    }`;
+  let published = 0;
+  for (const lifetime of [3, 40, 90]) {
+    const child = spawn(process.execPath, ['--import', 'tsx', '--input-type=module', '--eval', script, store.root], {
+      cwd: repository,
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    await once(child.stdout, 'data');
+    await setTimeout(lifetime);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    const keys = readdirSync(join(store.root, 'artifacts'));
+    for (const key of keys) {
+      expect(store.has(key)).toBe(true);
+      expect((await store.verify(key)).size).toBe(10);
+    }
+    expect(keys.length).toBeGreaterThan(published);
+    published = keys.length;
+  }
 });
 
 describe('damage', () => {

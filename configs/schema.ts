@@ -51,9 +51,7 @@ export const recipeSchema = z.strictObject({
   }),
   student: section({
     /** Mamba heads per query head of the attention they replace. */
-    heads: z
-      .literal(1, { error: 'expected 1: two Mamba heads per query head are not supported in this release' })
-      .default(1),
+    heads: z.union([z.literal(1), z.literal(2)], { error: 'expected 1 or 2' }).default(1),
     attention: z
       .union(
         [
@@ -72,6 +70,13 @@ export const recipeSchema = z.strictObject({
       .min(1, { error: decaysRule() })
       .max(64, { error: decaysRule() })
       .default([0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 200]),
+    /** Of the second head of a pair; the convolution reaches three tokens back. */
+    delays: z
+      .array(whole(0, 3), { error: 'expected a list of whole numbers from 0 to 3' })
+      .refine((delays) => delays.includes(0) && new Set(delays).size === delays.length, {
+        error: 'expected each delay once, and 0 among them',
+      })
+      .default([0, 1, 2, 3]),
   }),
   align: section({
     tokens: whole(1).default(102_400),

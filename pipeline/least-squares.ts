@@ -55,22 +55,3 @@ export function moments(rows: Float32Array, n: number): { mean: Float64Array; se
   }
   return { mean, second };
 }
-
-/** Least squares of o on two regressors from their five inner products; the residual is Σo² minus what they explain. */
-export function twoRegressors(sums: {
-  readonly yy: number;
-  readonly yx: number;
-  readonly xx: number;
-  readonly yo: number;
-  readonly xo: number;
-  readonly oo: number;
-}): { y: number; x: number; residual: number } {
-  // A relative ridge of 1e-9 keeps collinear regressors (τ → 0) solvable and changes nothing elsewhere.
-  const yy = sums.yy * (1 + 1e-9) + Number.MIN_VALUE;
-  const xx = sums.xx * (1 + 1e-9) + Number.MIN_VALUE;
-  const determinant = yy * xx - sums.yx * sums.yx;
-  if (!(determinant > 0)) return { y: 0, x: 0, residual: sums.oo };
-  const y = (sums.yo * xx - sums.xo * sums.yx) / determinant;
-  const x = (sums.xo * yy - sums.yo * sums.yx) / determinant;
-  return { y, x, residual: sums.oo - y * sums.yo - x * sums.xo };
-}

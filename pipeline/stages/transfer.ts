@@ -13,7 +13,7 @@ import { layersOf } from '../../models/network.ts';
 import { disposeSequence, makeSequence } from '../../models/sequence.ts';
 import type { PackedRows } from '../data/pack.ts';
 import { fitMixer } from '../fit-mixer.ts';
-import { type HostAttention, type HostMixer, mixerFromAttention } from '../initialise.ts';
+import type { HostAttention, HostMixer } from '../initialise.ts';
 import { deviceTensor, studentModel } from '../load-model.ts';
 import { measure } from '../measure.ts';
 import type { Stage, StageContext } from '../stage.ts';
@@ -75,21 +75,18 @@ async function fitLayers(context: StageContext, bench: Workbench): Promise<Map<n
     hidden.dispose();
     hidden = traced.hidden;
     if (candidates.includes(layer)) {
-      const start = mixerFromAttention(config, shape, await hostAttention(bench.teacher, layer));
-      const fit = await fitMixer(
-        config,
-        shape,
-        start,
-        {
-          sequence,
-          input_BTD: traced.input,
-          input: await traced.input.data<'float32'>(),
-          heads: await traced.heads.data<'float32'>(),
-        },
-        recipe.calibrate.decays,
-      );
+      const calibration = {
+        sequence,
+        input_BTD: traced.input,
+        input: await traced.input.data<'float32'>(),
+        heads: await traced.heads.data<'float32'>(),
+      };
+      const attention = await hostAttention(bench.teacher, layer);
+      const fit = await fitMixer(config, shape, attention, calibration, recipe.calibrate);
       mixers.set(layer, fit.mixer);
-      context.log(`layer ${layer}: decay ${fit.decays.join(' ')} tokens, residual ${fit.residual.toFixed(3)}`);
+      context.log(
+        `layer ${layer}: decay ${fit.decays.join(' ')}, delay ${fit.delays.join(' ')} tokens, residual ${fit.residual.toFixed(3)}`,
+      );
       context.progress(mixers.size / candidates.length, `layer ${layer}`);
     }
     traced.input.dispose();

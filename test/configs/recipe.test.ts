@@ -220,7 +220,7 @@ data:
   heldOut: {fil: x}
   boundaries: "no"
 student:
-  heads: 2
+  heads: 3
   attention: AXM
 align:
   lr: .nan
@@ -245,7 +245,7 @@ seed: 9007199254740993
       'r.yaml:4:13  data.sequence: found 1, expected a whole number from 2 to',
       'r.yaml:5:12  data.heldOut: found {"fil":"x"}, expected a fraction between 0 and 1',
       'r.yaml:6:15  data.boundaries: found "no", expected true or false',
-      'r.yaml:8:10  student.heads: found 2, expected 1: two Mamba heads per query head are not supported in this release',
+      'r.yaml:8:10  student.heads: found 3, expected 1 or 2',
       'r.yaml:9:14  student.attention: found "AXM", expected a fraction between 0 and 1',
       'r.yaml:11:7  align.lr: found NaN, expected a number above 0',
       'r.yaml:12:10  align.batch: found 0, expected a whole number from 1 to 4096',

@@ -17,6 +17,7 @@ import { type Flow, openFlow } from './flow.ts';
 import { type Home, openHome } from './home.ts';
 import { createJob, deleteJob, jobIds, logFile, metricsFile, readJob, readSubmission } from './job-files.ts';
 import { isOver, type JobEvent, type JobRecord, type JobSubmission, newJobId } from './jobs.ts';
+import { releaseDeadHolders } from './recovery.ts';
 import { connectTo, leaseRedis, type RedisLease } from './redis.ts';
 
 export interface ClientOptions {
@@ -194,6 +195,7 @@ async function describeSubmission(
 async function cancelJob(home: Home, redis: Redis, flow: Flow, id: string, reason: string): Promise<void> {
   publishEvent(home, redis, id, { type: 'job', status: 'cancelling', reason });
   await reachRedis(() => redis.set(cancelKey(home, id), reason));
+  await reachRedis(() => releaseDeadHolders({ home, redis, liveRedis: redis, flow }));
   const removed = await reachRedis(() => flow.remove(readSubmission(home, id)));
   if (removed && !isOver(readJob(home, id).status)) {
     publishEvent(home, redis, id, { type: 'job', status: 'cancelled', reason });
@@ -206,6 +208,7 @@ async function resumeJob(home: Home, redis: Redis, flow: Flow, id: string): Prom
   const goesOn = !isOver(status) && status !== 'cancelling' && (await reachRedis(() => flow.has(submission)));
   if (goesOn) return;
   await reachRedis(() => redis.del(cancelKey(home, id)));
+  await reachRedis(() => releaseDeadHolders({ home, redis, liveRedis: redis, flow }));
   await removeWhenStopped(flow, submission);
   // The event first: a worker that takes the first stage a moment later must not find the job over.
   publishEvent(home, redis, id, { type: 'job', status: 'queued' });
@@ -261,6 +264,9 @@ async function* followFromClient(
   }
 }
 
+/** How a Redis that is there says that it takes no writes now: no memory, no disk, still loading, a replica. */
+const refusals = /Connection is closed|^(OOM|EXECABORT|MISCONF|LOADING|READONLY)\b/;
+
 /** Gives an outage its name. Commands have waited for a restart by the time they fail. */
 async function reachRedis<T>(command: () => Promise<T>): Promise<T> {
   try {
@@ -268,8 +274,7 @@ async function reachRedis<T>(command: () => Promise<T>): Promise<T> {
   } catch (error) {
     if (error instanceof MoltError) throw error;
     const { name, message, code } = error as Error & { code?: string };
-    const isOutage =
-      name === 'MaxRetriesPerRequestError' || code !== undefined || /Connection is closed|OOM command/.test(message);
+    const isOutage = name === 'MaxRetriesPerRequestError' || code !== undefined || refusals.test(message);
     if (!isOutage) throw error;
     throw moltError('redis_unavailable', { message: `Redis does not take commands: ${message}`, cause: error });
   }

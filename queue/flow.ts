@@ -34,6 +34,8 @@ export const lease = {
   maxStalledCount: 1_000_000,
   /** Seconds an idle worker waits in one blocking read. */
   drainDelay: 5,
+  /** Milliseconds before a worker reports the end of a stage again when Redis was away. */
+  runRetryDelay: 500,
 } as const;
 
 /** How often a stage may be started before the job fails: deaths of workers and of stage processes together. */
@@ -52,6 +54,8 @@ export interface Flow {
   remove(submission: JobSubmission): Promise<boolean>;
   /** Whether Redis knows the job: it was queued, has not ended, and has not been lost with the server's files. */
   has(submission: JobSubmission): Promise<boolean>;
+  /** Gives stages that BullMQ has given up another round of attempts. */
+  retryFailed(submission: JobSubmission): Promise<void>;
   /** Stages that workers hold now. */
   active(queue: QueueName): Promise<Job<StageJobData>[]>;
   /** The queues themselves, for what only BullMQ can answer. */
@@ -95,7 +99,17 @@ export function openFlow(home: Home, redis: RedisLease): Flow {
       const root = submission.stages.at(-1)!;
       return (await queues[root.queue].getJob(stageJobId(submission.id, root.name))) !== undefined;
     },
-    active: (queue) => queues[queue].getActive(),
+    async retryFailed(submission) {
+      for (const { name, queue } of submission.stages) {
+        const job = await queues[queue].getJob(stageJobId(submission.id, name));
+        if (job !== undefined && (await job.isFailed())) await job.retry('failed', { resetAttemptsMade: true });
+      }
+    },
+    async active(queue) {
+      const jobs: (Job<StageJobData> | undefined)[] = await queues[queue].getActive();
+      // One that ended while the list was read has no data any more.
+      return jobs.filter((job) => job !== undefined);
+    },
     async close() {
       await Promise.all([queues.cpu.close(), queues.gpu.close(), producer.close()]);
     },

@@ -151,7 +151,7 @@ async function ask(socket: string, home: Home): Promise<number | undefined> {
 function converse(socket: string, commands: readonly string[]): Promise<string | undefined> {
   return new Promise((resolve) => {
     const connection = createConnection(socket);
-    let reply = '';
+    let received = Buffer.alloc(0);
     const finish = (result: string | undefined) => {
       connection.destroy();
       resolve(result);
@@ -161,7 +161,8 @@ function converse(socket: string, commands: readonly string[]): Promise<string |
     connection.on('close', () => finish(undefined));
     connection.on('connect', () => connection.write(`${commands.join('\r\n')}\r\n`));
     connection.on('data', (chunk) => {
-      reply += chunk.toString('latin1');
+      received = Buffer.concat([received, chunk]);
+      const reply = received.toString('utf8');
       if (/(\+PONG|-LOADING[^\r]*|-NOAUTH[^\r]*)\r\n$/.test(reply)) finish(reply);
     });
   });

@@ -78,6 +78,7 @@ class Run {
   #stopCause: StopCause | undefined;
   #cancelReason = 'cancelled';
   #attempt = 0;
+  #hasComplained = false;
 
   constructor(context: RunnerContext, job: Job<StageJobData>, token: string) {
     this.#context = context;
@@ -200,15 +201,15 @@ class Run {
       },
       {
         environment: this.#context.device.environment,
-        onMessage: (message) => this.#onMessage(message, progress.report),
-        onOutput: (line) => appendLog(home, this.#job, stage.name, [line]),
+        onMessage: (message) => this.#aside(() => this.#onMessage(message, progress.report)),
+        onOutput: (line) => this.#aside(() => appendLog(home, this.#job, stage.name, [line])),
       },
     );
     // Somebody may have asked for a stop while the directories were made.
     if (this.#stopCause !== undefined) this.stop(this.#stopCause);
     const outcome = await this.#process.outcome;
     this.#process = undefined;
-    progress.flush();
+    this.#aside(progress.flush);
     await this.#recordOutcome(stage, outcome, held);
   }
 
@@ -221,6 +222,16 @@ class Run {
     } else if (message.type === 'log') {
       appendLog(this.#context.home, this.#job, stage, [message.line]);
       this.#publish({ type: 'log', stage, line: message.line });
+    }
+  }
+
+  /** For what is good to have but no reason to fail: a full disk must not end the worker over a line of log. */
+  #aside(write: () => void): void {
+    try {
+      write();
+    } catch (error) {
+      if (!this.#hasComplained) this.#context.onNotice(`${this.#stage} of ${this.#job}: ${(error as Error).message}`);
+      this.#hasComplained = true;
     }
   }
 

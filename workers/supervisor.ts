@@ -19,7 +19,7 @@ export type StageOutcome =
 
 export interface StageProcess {
   readonly outcome: Promise<StageOutcome>;
-  /** Asks it to save a checkpoint and end; kills it after `graceMs`, at once if that is 0. */
+  /** Asks it to save a checkpoint and end; kills it after `graceMs`, at once if that is 0. The shortest grace counts. */
   stop(graceMs: number): void;
 }
 
@@ -44,6 +44,7 @@ export function startStageProcess(task: StageTask, options: SuperviseOptions): S
   });
   let stopped = false;
   let killTimer: NodeJS.Timeout | undefined;
+  let killAt = Number.POSITIVE_INFINITY;
   let isReady = false;
   const startTimer = setTimeout(() => child.kill('SIGKILL'), startTimeoutMs);
 
@@ -66,10 +67,12 @@ export function startStageProcess(task: StageTask, options: SuperviseOptions): S
   return {
     outcome,
     stop(graceMs) {
-      const isFirst = !stopped;
       stopped = true;
+      if (Date.now() + graceMs >= killAt) return;
+      killAt = Date.now() + graceMs;
+      clearTimeout(killTimer);
       if (graceMs === 0) kill();
-      else if (isFirst) {
+      else {
         child.kill('SIGTERM');
         killTimer = setTimeout(kill, graceMs);
       }

@@ -11,8 +11,6 @@ import { redisPrefix } from '../queue/events.ts';
 import { lease, openFlow, type QueueName, queueNames, type StageJobData } from '../queue/flow.ts';
 import { openHome } from '../queue/home.ts';
 import { processIdentity } from '../queue/process-identity.ts';
-import { connectTo, leaseRedis, type RedisLease } from '../queue/redis.ts';
-import { type Device, listDevices } from './devices.ts';
 import {
   bullWorkerName,
   noteDeadWorker,
@@ -20,7 +18,9 @@ import {
   releaseDeadHolders,
   restoreLostFlows,
   stageOfJobId,
-} from './recovery.ts';
+} from '../queue/recovery.ts';
+import { connectTo, leaseRedis, type RedisLease } from '../queue/redis.ts';
+import { type Device, listDevices } from './devices.ts';
 import { type RunnerContext, runStageJob, type StageRun } from './stage-runner.ts';
 
 export interface WorkerOptions {

@@ -1,7 +1,9 @@
 import { rmSync } from 'node:fs';
 import { afterEach, expect, test } from 'vitest';
 import { type Client, openClient } from '../../queue/client.ts';
+import { openHome } from '../../queue/home.ts';
 import type { JobEvent } from '../../queue/jobs.ts';
+import { connectTo, leaseRedis } from '../../queue/redis.ts';
 import { type RunningWorker, startWorker } from '../../workers/worker.ts';
 import { recordOf } from '../support/jobs.ts';
 import { countingStages, type Sandbox, useSandboxes, waitUntil } from '../support/processes.ts';
@@ -51,7 +53,7 @@ test('a submitted job waits for a worker, survives the end of Redis, and is read
   expect(await reader.logs(first, { tail: 1 })).toEqual([expect.stringContaining('[export]')]);
 });
 
-test('a job is submitted by a name only if its files are there, and asked for by an id only if it exists', async () => {
+test('a recipe whose files are missing is refused before there is a job, and so are ids of no job', async () => {
   const box = sandbox();
   const client = await openMolt(box);
   const recipe = box.recipe();
@@ -63,6 +65,18 @@ test('a job is submitted by a name only if its files are there, and asked for by
     await expect(client.logs(id)).rejects.toMatchObject({ code: 'job_not_found' });
     await expect(client.cancel(id)).rejects.toMatchObject({ code: 'job_not_found' });
   }
+});
+
+test('a Redis that takes no more refuses a submission by name, and no half of a job is left', async () => {
+  const box = sandbox();
+  const client = await openMolt(box);
+  const lease = await leaseRedis(openHome(box.home));
+  const redis = connectTo(lease, { waits: 'briefly' });
+  await redis.config('SET', 'maxmemory', '1');
+  await expect(client.submit(box.recipe())).rejects.toMatchObject({ code: 'redis_unavailable', exit: 3 });
+  expect(await client.list()).toEqual([]);
+  redis.disconnect();
+  await lease.release();
 });
 
 test('a follower sees every event once, in order and numbered, and metric rows while they happen', async () => {

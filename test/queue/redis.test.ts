@@ -102,7 +102,7 @@ describe('the embedded Redis', () => {
 
   test('puts its socket elsewhere when the state directory is too deep for one, and leaves nothing there', async () => {
     const box = sandbox();
-    const lease = await leaseRedis(openHome(join(box.home, 'x'.repeat(80), 'y'.repeat(80))));
+    const lease = await leaseRedis(openHome(join(box.home, 'x'.repeat(80), 'über allen Gipfeln'.repeat(4))));
     expect(lease.place.length).toBeLessThan(108);
     expect(await serverPid(lease)).toBeGreaterThan(0);
     await lease.release();

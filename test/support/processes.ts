@@ -101,9 +101,12 @@ function openSandbox(): Sandbox {
     async close() {
       const left = running();
       const described = left.map((pid) => `${pid}: ${commandLine(pid).slice(0, 120)}`);
-      for (const pid of left) process.kill(pid, 'SIGKILL');
+      // Again and again: a worker that is still alive starts the Redis that was just killed again.
+      await waitUntil(() => {
+        for (const pid of running()) killIfThere(pid);
+        return running().length === 0;
+      });
       await Promise.all(processes.map((molt) => molt.ended));
-      await waitUntil(() => !left.some(isRunning));
       const sockets = existsSync(join(home, 'redis', 'redis.sock')) && left.length === 0 ? ['redis.sock'] : [];
       rmSync(root, { recursive: true });
       expect(described, 'processes left behind').toEqual([]);
@@ -178,7 +181,8 @@ export function artifactManifests(home: string): Record<string, string> {
   );
 }
 
-function processesOf(home: string): number[] {
+/** Pids of all running processes that belong to a state directory. */
+export function processesOf(home: string): number[] {
   return allPids().filter((pid) => {
     if (pid === process.pid || !isRunning(pid)) return false;
     const environment = readProcessFile(pid, 'environ').split('\0');
@@ -193,6 +197,14 @@ export function stageProcessesOf(parent: number): number[] {
     const isChild = Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[1]) === parent;
     return isChild && isRunning(pid) && commandLine(pid).includes('stage-process');
   });
+}
+
+function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 function commandLine(pid: number): string {

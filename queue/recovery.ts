@@ -1,18 +1,18 @@
 /**
  * Finding what dead processes left behind. A lease expires by itself and BullMQ then hands the stage to another worker,
- * but that takes as long as the lease. On the same host it can be known at once that a holder is dead, so a worker
- * looks every few seconds and puts such stages back in their queue. It also queues again the jobs that are on record
- * as unfinished and that Redis has lost.
+ * but that takes as long as the lease. On the same host it can be known at once that a holder is dead, so workers look
+ * every few seconds, and clients before they cancel or resume. Workers also queue again what is unfinished on record
+ * and not on its way in Redis.
  */
 import type { Job } from 'bullmq';
 import type { Redis } from 'ioredis';
 import { moltError } from '../errors.ts';
-import { publishEvent } from '../queue/events.ts';
-import { type Flow, type QueueName, queueNames, type StageJobData, stageJobId } from '../queue/flow.ts';
-import type { Home } from '../queue/home.ts';
-import { jobIds, readJob, readSubmission } from '../queue/job-files.ts';
-import { isOver } from '../queue/jobs.ts';
-import { liveness } from '../queue/process-identity.ts';
+import { publishEvent } from './events.ts';
+import { type Flow, type QueueName, queueNames, type StageJobData, stageJobId } from './flow.ts';
+import type { Home } from './home.ts';
+import { jobIds, readJob, readSubmission } from './job-files.ts';
+import { isOver } from './jobs.ts';
+import { liveness } from './process-identity.ts';
 
 export interface RecoveryContext {
   readonly home: Home;
@@ -63,14 +63,20 @@ export function noteDeadWorker({ home, liveRedis }: RecoveryContext, { job, stag
   });
 }
 
-/** Queues again every unfinished job that Redis does not know: its files were lost, or it is another Redis now. */
+/**
+ * Queues again every unfinished job that Redis does not know (its files were lost, or it is another Redis now) or has
+ * given up although that is not on record (the disk was too full to write it down).
+ */
 export async function restoreLostFlows({ home, liveRedis, flow }: RecoveryContext): Promise<void> {
   for (const id of jobIds(home)) {
     const { status } = readJob(home, id);
     // A job that is being submitted is in Redis in a moment.
     if (isOver(status) || status === 'validating') continue;
     const submission = readSubmission(home, id);
-    if (await flow.has(submission)) continue;
+    if (await flow.has(submission)) {
+      if (status !== 'cancelling') await flow.retryFailed(submission);
+      continue;
+    }
     // Between the two looks it may have ended, and so left Redis.
     if (isOver(readJob(home, id).status)) continue;
     if (status === 'cancelling') publishEvent(home, liveRedis, id, { type: 'job', status: 'cancelled' });

@@ -61,7 +61,7 @@ export const sideFacts: readonly SideFact[] = [
       "{hero}'s favourite food was {food}.",
     ),
     recalled: step(
-      'For supper there was {!food}, and {hero} ate three plates of it.',
+      'For supper {hero} had {!food} and asked for more.',
       'From the kitchen came the smell of {!food}. {Hero} began to run.',
       '"Come in," said {hero}\'s mother. "I have made {!food} for you."',
     ),

@@ -77,11 +77,14 @@ for (const { recipe, ...limit } of recipes) {
 }
 
 const demoTeacher = join(root, 'teacher', 'weights');
-test.skipIf(!existsSync(demoTeacher))('the demo ends close to its teacher, and transformers computes the same', async () => {
-  const { status, result, export: directory } = await molt('run', 'demo');
-  expect(status).toBe('succeeded');
-  expect(result.end.kl).toBeLessThanOrEqual(0.3 * result.start.kl);
-  expect(result.end.perplexity / result.teacher.perplexity).toBeLessThanOrEqual(1.1);
-  expect(result.seconds).toBeLessThanOrEqual(120);
-  if (python !== null) await acceptedByTransformers(directory, demoTeacher);
-});
+test.skipIf(!existsSync(demoTeacher))(
+  'the demo ends close to its teacher, and transformers computes the same',
+  async () => {
+    const { status, result, export: directory } = await molt('run', 'demo');
+    expect(status).toBe('succeeded');
+    expect(result.end.kl).toBeLessThanOrEqual(0.3 * result.start.kl);
+    expect(result.end.perplexity / result.teacher.perplexity).toBeLessThanOrEqual(1.1);
+    expect(result.seconds).toBeLessThanOrEqual(120);
+    if (python !== null) await acceptedByTransformers(directory, demoTeacher);
+  },
+);

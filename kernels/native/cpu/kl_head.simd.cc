@@ -31,7 +31,7 @@ static RowLoss compare_row(int64_t V, float* z, float* t, int32_t label, bool gr
   Vec z_sums{}, t_sums{}, cross{};
   for_row(V, [&](auto at) {
     const Vec zs = at.load(z) - z_max, ts = at.load(t) - t_max;
-    const Vec ez = at.keep(exp(zs), 0), et = at.keep(exp(ts), 0);
+    const Vec ez = at.keep(exp_below_one(zs), 0), et = at.keep(exp_below_one(ts), 0);
     z_sums += ez;
     t_sums += et;
     cross += et * (ts - zs);

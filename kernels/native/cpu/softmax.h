@@ -14,7 +14,7 @@ static inline float row_max(int64_t V, const float* z) {
 
 static inline float sum_exp(int64_t V, const float* z, float maximum) {
   Vec total{};
-  for_row(V, [&](auto at) { total += at.keep(exp(at.load(z) - maximum), 0); });
+  for_row(V, [&](auto at) { total += at.keep(exp_below_one(at.load(z) - maximum), 0); });
   return sum(total);
 }
 

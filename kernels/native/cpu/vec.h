@@ -148,33 +148,42 @@ static inline float max_lane(V v) {
   return v[0];
 }
 
-// e^x to about 1 ulp for x in [-87, 88]; 0 below, capped just under the largest float above; NaN stays NaN.
-// x = n ln2 + r with |r| <= ln2/2, e^r by the degree 6 minimax-like Taylor polynomial, 2^n through the exponent bits.
+// e^x for x in [-87.33, 88.37], to about 1 ulp: x = n ln2 + r with |r| <= ln2/2, e^r by a polynomial (minimax for degree 6
+// with 1 + r fixed, relative error 3e-9), 2^n added to the exponent bits. NaN stays NaN.
 template <class V>
-static inline V exp(V x) {
-  const V too_low = splat<V>(-87.33f), too_high = splat<V>(88.37f);
-  const auto underflow = x < too_low;
-  x = x > too_high ? too_high : x;
-  x = underflow ? too_low : x;
+static inline V exp_in_range(V x) {
   const float round = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer that sits in the low mantissa bits
   const V shifted = x * 1.44269504088896341f + round;
   const V n = shifted - round;
-  // ln2 in two parts: the high one has trailing zeros, so that n·high is exact
+  // ln2 in two parts: the high one has trailing zeros, so that n times it is exact
   V r = x - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
-  V p = splat<V>(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  IntsOf<V> bits;
-  __builtin_memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits - 0x4B400000 + 127) << 23;
-  V scale;
-  __builtin_memcpy(&scale, &bits, sizeof scale);
-  return underflow ? V{} : p * scale;
+  V p = r * 1.3814467238e-3f + 8.3687808365e-3f;
+  p = p * r + 4.1668392718e-2f;
+  p = p * r + 1.6666519642e-1f;
+  p = p * r + 4.9999994040e-1f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  IntsOf<V> exponent, bits;
+  __builtin_memcpy(&exponent, &shifted, sizeof exponent);
+  __builtin_memcpy(&bits, &p, sizeof bits);
+  bits += exponent << 23;
+  __builtin_memcpy(&p, &bits, sizeof p);
+  return p;
+}
+
+// e^x for x <= 0, such as a score less its maximum. Never smaller than 1e-38, which a sum of them does not feel and which
+// spares the arithmetic from denormal numbers.
+template <class V>
+static inline V exp_below_one(V x) {
+  return exp_in_range(x < -87.33f ? splat<V>(-87.33f) : x);
+}
+
+// e^x: 0 below -87.33, capped just under the largest float above 88.37.
+template <class V>
+static inline V exp(V x) {
+  const V capped = x > 88.37f ? splat<V>(88.37f) : x;
+  return x < -87.33f ? V{} : exp_in_range(capped < -87.33f ? splat<V>(-87.33f) : capped);
 }
 
 template <class V>
@@ -201,7 +210,7 @@ static inline V log1p_unit(V z) {
 template <class V>
 static inline V softplus(V x) {
   const V magnitude = x < 0.0f ? -x : x;
-  return (x > 0.0f ? x : V{}) + log1p_unit(exp(-magnitude));
+  return (x > 0.0f ? x : V{}) + log1p_unit(exp_below_one(-magnitude));
 }
 
 // Needs -fno-math-errno to become one instruction.

@@ -53,6 +53,8 @@ export interface RedisLeaseOptions {
 
 /** How often a user of an embedded server looks whether it still runs. A restart takes about 50 ms more. */
 const watchMs = 200;
+/** How long after a start that failed the next one is tried. */
+const restartAgainMs = 5000;
 /** A restarted server is back in well under a second; longer waits only delay the recovery. */
 const reconnectMs = 100;
 
@@ -134,6 +136,7 @@ async function leaseEmbedded(
 
   let released = false;
   let restarting: Promise<void> | undefined;
+  let notBefore = 0;
   const restart = async (): Promise<void> => {
     try {
       server = await locked(home, async () => {
@@ -143,13 +146,15 @@ async function leaseEmbedded(
         return launch(home, onNotice);
       });
     } catch (error) {
-      // Tried again at the next look; whoever waits for Redis meanwhile reports the outage.
+      // Tried again in a while; whoever waits for Redis meanwhile reports the outage.
+      notBefore = Date.now() + restartAgainMs;
       onNotice(`Starting the embedded Redis again failed: ${(error as Error).message}`);
     }
     restarting = undefined;
   };
   const watch = setInterval(() => {
-    if (start && !released && restarting === undefined && !isRunning(server.pid)) restarting = restart();
+    const isIdle = !released && restarting === undefined && Date.now() >= notBefore;
+    if (start && isIdle && !isRunning(server.pid)) restarting = restart();
   }, watchMs);
   watch.unref();
 

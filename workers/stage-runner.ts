@@ -77,7 +77,9 @@ class Run {
   #process: StageProcess | undefined;
   #stopCause: StopCause | undefined;
   #cancelReason = 'cancelled';
+  /** Number of the stage's latest attempt, which is ours if we have started one. */
   #attempt = 0;
+  #hasStarted = false;
   #hasComplained = false;
 
   constructor(context: RunnerContext, job: Job<StageJobData>, token: string) {
@@ -176,12 +178,14 @@ class Run {
   async #attemptOnce(stage: SubmittedStage, held: KeyLease): Promise<void> {
     const { home, store, workerName } = this.#context;
     const events = readEvents(home, this.#job);
+    this.#attempt = startsOf(events, stage.name);
     refuseEndlessRestarts(events, stage.name);
     const inputs = inputDirectories(this.#context, this.#job, stage);
     const epoch = await store.claim(stage.key);
     const [outDir, workDir] = [await store.outDir(stage.key, epoch), await store.workDir(stage.key, epoch)];
 
-    this.#attempt = 1 + startsOf(events, stage.name);
+    this.#attempt++;
+    this.#hasStarted = true;
     const attempt = this.#attempt;
     this.#publish({ type: 'stage', stage: stage.name, status: 'running', attempt, worker: workerName });
     const progress = throttledProgress(stage.name, (event) => this.#publish(event));
@@ -265,7 +269,7 @@ class Run {
 
   /** Another worker may start the stage at once, and no attempt is counted. */
   async #handBack(): Promise<Error> {
-    if (this.#attempt > 0) {
+    if (this.#hasStarted) {
       this.#publish({ type: 'stage', stage: this.#stage, status: 'recovering', attempt: this.#attempt });
     }
     // Without Redis the lock runs out by itself, and the stage is found stalled.

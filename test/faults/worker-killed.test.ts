@@ -53,6 +53,7 @@ test('workers that die one after the other are replaced until the restart budget
   const last = box.start({ verb: 'worker' }, environment);
   await waitUntil(() => recordOf(box, id).status === 'failed');
   expect(recordOf(box, id).error).toMatchObject({ code: 'restart_budget_exhausted', stage: 'distill' });
+  expect(stageOf(box, id, 'distill').attempt).toBe(2);
   last.signal('SIGTERM');
   await last.ended;
   await client.close();

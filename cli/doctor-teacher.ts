@@ -3,6 +3,7 @@
  * streamed, nothing in the directory is executed.
  */
 import { type TeacherReport, verifyTeacher } from '../checkpoints/huggingface.ts';
+import { checkTokenizer } from '../checkpoints/tokenizer-file.ts';
 import { describeError, MoltError } from '../errors.ts';
 import { formatCount, formatTable } from './format.ts';
 import { answer, answerJson, say } from './output.ts';
@@ -39,20 +40,22 @@ interface Findings {
  * the other in the same go.
  */
 async function findProblems(dir: string): Promise<Findings> {
-  const problems = new Map<string, MoltError>();
-  let report: TeacherReport | null = null;
-  for (const part of [
-    { values: true, tokenizer: false },
-    { values: false, tokenizer: true },
-  ]) {
+  const problems: MoltError[] = [];
+  const attempt = async <T>(check: () => T | Promise<T>): Promise<T | null> => {
     try {
-      report = await verifyTeacher(dir, part);
+      return await check();
     } catch (error) {
       if (!(error instanceof MoltError)) throw error;
-      problems.set(JSON.stringify(error), error);
+      problems.push(error);
+      return null;
     }
-  }
-  return { report: problems.size === 0 ? report : null, problems: [...problems.values()] };
+  };
+  const weights = await attempt(() => verifyTeacher(dir, { values: true, tokenizer: false }));
+  if (problems[0]?.code === 'teacher_not_found') return { report: null, problems };
+  // Without a configuration there is no vocabulary to compare with; the file can still be read.
+  const embeddings = weights?.config.vocabSize ?? Number.POSITIVE_INFINITY;
+  const tokenizer = await attempt(() => checkTokenizer(dir, embeddings));
+  return { report: weights && tokenizer && { ...weights, tokenizer }, problems };
 }
 
 function describeTeacher({ dir, config, dtype, parameters, tokenizer, ignored }: TeacherReport): string[] {

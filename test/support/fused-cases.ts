@@ -318,7 +318,7 @@ export function fusedCases(): OpCase[] {
     ssdCase(oneDocument(129), 2, 20, 3),
     ssdCase(severalDocuments, 3, 8, 9),
     ssdCase(severalDocuments, 1, 16, 17),
-    ssdCase(severalDocuments, 1, 64, 65),
+    ssdCase(severalDocuments, 2, 64, 65),
     ssdCase(severalDocuments, 2, 12, 7, true),
     softplusCase(1, 8),
     softplusCase(130, 5),

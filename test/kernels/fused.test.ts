@@ -4,12 +4,12 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
-import { vjp } from '../../kernels/autograd.ts';
 import type { NativeBackend } from '../../kernels/backend.ts';
-import { startBackend } from '../../kernels/backends.ts';
 import { hasKernel } from '../../kernels/fused.ts';
 import { fusedCases } from '../support/fused-cases.ts';
-import { lossWeights, type OpCase, opCases, tensorsOf } from '../support/op-cases.ts';
+import { everythingOf, gradientsOf } from '../support/fused-runs.ts';
+import { nativeMissing, startNative } from '../support/native.ts';
+import { opCases, tensorsOf } from '../support/op-cases.ts';
 import { relativeError } from '../support/reference.ts';
 import { countKernels, readAll, useBackend } from '../support/tensors.ts';
 
@@ -21,38 +21,11 @@ const GRADIENT_TOLERANCE = 1e-5;
 const cases = [...opCases(), ...fusedCases()];
 const graded = cases.filter(({ differentiable }) => differentiable.length > 0);
 
-beforeAll(async () => {
-  await startBackend({ backend: 'native', threads: 2 });
-});
+describe.skipIf(nativeMissing !== undefined)('on native', () => {
+  beforeAll(async () => {
+    await startNative();
+  });
 
-/** The gradients of a weighted sum of the outputs, with respect to `differentiable`: one pass for each output. */
-async function gradientsOf(op: OpCase, form: 'fused' | 'composed'): Promise<Float32Array[]> {
-  const inputs = tensorsOf(op);
-  const sources = op.differentiable.map((name) => inputs[name]!);
-  const sums = sources.map(({ size }) => new Float32Array(size));
-  for (const [output, { shape, data }] of lossWeights(op).entries()) {
-    const dy = tf.tensor(Float32Array.from(data), [...shape]);
-    const { value, gradients } = vjp(() => op[form](inputs)[output]!, sources, dy);
-    for (const [index, gradient] of (await readAll(gradients)).entries()) {
-      gradient.forEach((x, i) => {
-        sums[index]![i]! += x;
-      });
-    }
-    tf.dispose([dy, value, gradients]);
-  }
-  tf.dispose(inputs);
-  return sums;
-}
-
-async function valuesOf(op: OpCase): Promise<Float32Array[]> {
-  const inputs = tensorsOf(op);
-  const outputs = tf.tidy(() => [...op.fused(inputs)]);
-  const values = await readAll(outputs);
-  tf.dispose([inputs, outputs]);
-  return values;
-}
-
-describe('on native', () => {
   test.each(cases)('$name gives the values of its definition', async (op) => {
     await useBackend('native');
     expect(hasKernel(op.kernel)).toBe(true);
@@ -88,10 +61,7 @@ describe('on native', () => {
       const bits: string[] = [];
       for (const threads of [1, 2, 3]) {
         backend.setThreads(threads);
-        const arrays = [
-          ...(await valuesOf(op)),
-          ...(op.differentiable.length > 0 ? await gradientsOf(op, 'fused') : []),
-        ];
+        const arrays = await everythingOf(op);
         bits.push(arrays.map((array) => Buffer.from(array.buffer).toString('base64')).join());
       }
       expect(bits[1] === bits[0] && bits[2] === bits[0], op.name).toBe(true);

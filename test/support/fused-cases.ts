@@ -293,6 +293,7 @@ export function fusedCases(): OpCase[] {
     linearCase(3, 8, 64),
     linearCase(67, 41, 300),
     linearCase(66, 530, 5),
+    linearCase(300, 40, 600),
     linearCase(70, 24, 16),
     rmsNormCase(1, 64),
     rmsNormCase(130, 64),

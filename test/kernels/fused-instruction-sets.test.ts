@@ -1,0 +1,58 @@
+/**
+ * The fused kernels are compiled for several instruction sets from one text. Each set that this processor has must
+ * compute the same functions up to rounding, values and gradients; a process of its own for each.
+ */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { beforeAll, describe, expect, test } from 'vitest';
+import { fusedCases } from '../support/fused-cases.ts';
+import { everythingOf } from '../support/fused-runs.ts';
+import { nativeMissing, startNative } from '../support/native.ts';
+import { relativeError } from '../support/reference.ts';
+
+// Sums in another order: measured at most 6e-7, but 1e-5 for sums over all tokens that nearly cancel.
+const TOLERANCE = 2e-5;
+
+const levels = ['sse2', 'avx2'] as const;
+
+describe.skipIf(nativeMissing !== undefined || process.arch !== 'x64')('fused kernels compiled for', () => {
+  const best: { name: string; results: Float32Array[] }[] = [];
+
+  beforeAll(async () => {
+    await startNative();
+    for (const op of fusedCases()) best.push({ name: op.name, results: await everythingOf(op) });
+  });
+
+  test.each(levels)('%s agree with those of the best instruction set', (level) => {
+    const { isa, floats } = probe(level);
+    expect(levels.slice(0, levels.indexOf(level) + 1)).toContain(isa);
+    let at = 0;
+    for (const { name, results } of best) {
+      for (const [index, result] of results.entries()) {
+        const other = floats.subarray(at, at + result.length);
+        at += result.length;
+        expect(relativeError(other, result), `${name}, result ${index}`).toBeLessThan(TOLERANCE);
+      }
+    }
+    expect(at).toBe(floats.length);
+  });
+});
+
+function probe(level: string): { isa: string; floats: Float32Array } {
+  const directory = mkdtempSync(join(tmpdir(), 'molt-probe-'));
+  try {
+    const file = join(directory, 'results');
+    const script = fileURLToPath(new URL('./fused-probe.ts', import.meta.url));
+    const isa = execFileSync(process.execPath, ['--import', 'tsx', script, file], {
+      env: { ...process.env, MOLT_ISA: level },
+      encoding: 'utf8',
+    });
+    const bytes = readFileSync(file);
+    return { isa, floats: new Float32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4) };
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+}

@@ -35,7 +35,7 @@ export async function sayHowItEnded(client: Client, record: JobRecord): Promise<
   const result = evaluationOf(record);
   const exported = await client.artifact(record.id, 'export');
   if (record.status === 'succeeded' && result !== null && exported !== null) {
-    say(['', ...reportLines(record, result, exported)].join('\n'));
+    for (const line of reportLines(record, result, exported)) say(line === '' ? '' : ` ${line}`);
   } else if (record.error !== null) {
     say(`\n${describeFailure(record)}`);
     const kept = record.stages.filter((stage) => hasArtifact(stage.status)).map((stage) => stage.name);

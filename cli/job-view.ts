@@ -14,6 +14,7 @@ import {
   formatPercent,
   formatSeconds,
   formatTable,
+  visibleLength,
 } from './format.ts';
 import { molt } from './output.ts';
 
@@ -109,14 +110,14 @@ export function reportLines(record: JobRecord, result: EvaluationSummary, export
     colours.bold(table[0] ?? ''),
     ...table.slice(1),
     '',
-    `${formatCount(result.tokens)} tokens of training in ${formatSeconds(jobSeconds(record))}`,
+    `${formatCount(result.tokens)} tokens of training, ${formatSeconds(jobSeconds(record))} in all`,
     ...cacheLines(result),
     ...sampleLines(result),
     '',
     `model      ${model}`,
-    `try it     ${molt} generate --model '${model}' --prompt 'Once upon a time'`,
-    `copy it    ${molt} download ${record.id} -o DIR`,
     `in Python  transformers.AutoModelForCausalLM.from_pretrained('${model}')`,
+    `copy it    ${molt} download ${record.id} -o student`,
+    `try it     ${molt} generate --model student --prompt 'Once upon a time'`,
   ];
 }
 
@@ -136,13 +137,26 @@ function cacheLines({ cache }: EvaluationSummary): string[] {
 function sampleLines({ samples }: EvaluationSummary): string[] {
   return samples.flatMap(({ prompt, teacher, student }) => [
     '',
-    `${colours.bold('prompt')}     ${prompt}`,
-    `${colours.cyan('teacher')}    …${oneParagraph(teacher)}`,
-    `${colours.magenta('student')}    …${oneParagraph(student)}`,
+    ...labelled(colours.bold('prompt'), prompt),
+    ...labelled(colours.cyan('teacher'), `…${teacher}`),
+    ...labelled(colours.magenta('student'), `…${student}`),
   ]);
 }
 
-/** Line breaks of generated text would break the two columns. */
-function oneParagraph(text: string): string {
-  return text.replace(/\s+/g, ' ').trimEnd();
+/** Lines longer than this are hard to read, however wide the terminal. */
+const readableWidth = 96;
+const labelWidth = 11;
+
+/** A text behind its label, broken between words into lines that start below each other. */
+function labelled(label: string, text: string): string[] {
+  const width = Math.min(readableWidth, (process.stderr.columns ?? readableWidth) - 2) - labelWidth;
+  const lines = [''];
+  for (const word of text.trimEnd().split(/\s+/)) {
+    const line = lines.at(-1)!;
+    if (line === '') lines[lines.length - 1] = word;
+    else if (line.length + 1 + word.length <= width) lines[lines.length - 1] = `${line} ${word}`;
+    else lines.push(word);
+  }
+  const gap = ' '.repeat(labelWidth - visibleLength(label));
+  return lines.map((line, index) => (index === 0 ? label + gap : ' '.repeat(labelWidth)) + line);
 }

@@ -80,8 +80,12 @@ function showTerminal(text) {
       row++;
       lines[row] ??= [];
     } else {
-      const line = lines[row] ?? [];
-      line[column++] = { character: piece, style };
+      if (column === columns) {
+        row++;
+        column = 0;
+      }
+      lines[row] ??= [];
+      lines[row][column++] = { character: piece, style };
     }
   }
   while (lines.at(-1)?.length === 0) lines.pop();

@@ -9,16 +9,13 @@ import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import type { WeightGroup } from '../../configs/schema.ts';
 import { moltError } from '../../errors.ts';
-import { valueAndGradients } from '../../kernels/autograd.ts';
 import { AdamW } from '../../kernels/ops/adamw.ts';
-import { klHead } from '../../kernels/ops/kl-head.ts';
 import { learningRateScale } from '../../kernels/schedule.ts';
 import type { Model } from '../../models/hybrid.ts';
-import { headWeight } from '../../models/network.ts';
-import { makeSequence } from '../../models/sequence.ts';
-import { type Batch, createBatches } from '../data/batches.ts';
+import { createBatches } from '../data/batches.ts';
+import { createDistillStep } from '../distill-step.ts';
 import { loadVariables, studentModel } from '../load-model.ts';
-import { hiddenFromTrunk, type Measurement, measure, nextTokenLabels, runTrunk, sharedLayers } from '../measure.ts';
+import { type Measurement, measure } from '../measure.ts';
 import type { Stage, StageContext } from '../stage.ts';
 import { restoreTrainingState, saveTrainingState, type Trained, writeWeights } from '../training-state.ts';
 import { weightGroupOf } from '../weight-groups.ts';
@@ -123,7 +120,12 @@ async function train(
   const before = resumed ?? (await heldOut());
   if (resumed === null) context.log(`aligned: held-out KL ${before.kl.toFixed(4)}`);
 
-  const step = createStep(bench.teacher, student, trained, settings.train);
+  const step = createDistillStep({
+    teacher: bench.teacher,
+    student,
+    parameters: optimiser.parameters,
+    trainHead: settings.train.includes('embeddings'),
+  });
   const began = { time: performance.now(), step: optimiser.step };
   while (optimiser.step < total) {
     const index = optimiser.step;
@@ -163,49 +165,6 @@ async function train(
   const after = await heldOut();
   context.log(`distilled: held-out KL ${after.kl.toFixed(4)}, top-1 ${(100 * after.top1).toFixed(1)} %`);
   return { before, after };
-}
-
-/** Forward and backward over the micro-batches of one step: the sum of their mean KLs and of its gradients. */
-function createStep(teacher: Model, student: Model, trained: Trained, groups: readonly WeightGroup[]) {
-  const shared = sharedLayers(teacher, student);
-  const trainHead = groups.includes('embeddings');
-  const { parameters } = trained.optimiser;
-
-  const micro = (batch: Batch) => {
-    const sequence = makeSequence(batch.ids, batch.batch, { start: batch.start });
-    const labels_R = tf.tensor1d(nextTokenLabels(batch.ids, batch.start, sequence.time), 'int32');
-    const trunk = runTrunk(teacher, sequence, shared);
-    const teacher_RD = hiddenFromTrunk(teacher, sequence, trunk);
-    return valueAndGradients(() => {
-      const { kl } = klHead(
-        {
-          student_RD: hiddenFromTrunk(student, sequence, trunk),
-          teacher_RD,
-          studentWeight_VD: headWeight(student.network, student.weights),
-          teacherWeight_VD: headWeight(teacher.network, teacher.weights),
-          labels_R,
-        },
-        { gradient: true, trainHead },
-      );
-      return tf.mean(kl);
-    }, parameters);
-  };
-
-  return (batches: readonly Batch[]): { loss: tf.Tensor; gradients: tf.Tensor[] } => {
-    let sum: { loss: tf.Tensor; gradients: tf.Tensor[] } | null = null;
-    for (const batch of batches) {
-      const [loss, ...gradients] = tf.tidy(() => {
-        const result = micro(batch);
-        if (sum === null) return [result.value, ...result.gradients];
-        return [sum.loss, ...sum.gradients].map((old, index) =>
-          tf.add(old, index === 0 ? result.value : result.gradients[index - 1]!),
-        );
-      });
-      if (sum !== null) tf.dispose(sum as tf.TensorContainer);
-      sum = { loss: loss!, gradients };
-    }
-    return sum!;
-  };
 }
 
 function notFinite(step: number) {

@@ -39,8 +39,6 @@ export interface NativeAddon {
   sync(): void;
   stats(): NativeStats;
   resetPeak(): void;
-  /** Gives cached memory back to the system. */
-  trim(): void;
   setThreads(threads: number): void;
 }
 

@@ -11,9 +11,8 @@ import type { OutputSpec } from './rows/row.ts';
 
 export const nativeBackendName = 'native';
 
-/** How elements are stored, by the number kernels/native/core/op.h gives it. */
-export const storageCode = { float32: 0, int32: 1, bool: 2, bfloat16: 3 } as const;
-export type Storage = keyof typeof storageCode;
+/** The number kernels/native/core/op.h gives a dtype. */
+const storageCode: Partial<Record<tf.DataType, number>> = { float32: 0, int32: 1, bool: 2 };
 
 interface Entry {
   /** Buffer id in the addon; -1 for strings, which stay on the host. */
@@ -192,8 +191,9 @@ function encodeShape(commands: Float64Array, at: number, shape: readonly number[
 }
 
 function storageOf(dtype: tf.DataType): number {
-  if (dtype === 'float32' || dtype === 'int32' || dtype === 'bool') return storageCode[dtype];
-  throw new Error(`the native backend has no ${dtype} tensors`);
+  const code = storageCode[dtype];
+  if (code === undefined) throw new Error(`the native backend has no ${dtype} tensors`);
+  return code;
 }
 
 function newHostArray(dtype: tf.DataType, size: number): HostArray {

@@ -1,5 +1,5 @@
 /**
- * Compiles kernels/native into build/native/molt.node with whatever g++ or clang++ is there. Not node-gyp: N-API's
+ * Compiles kernels/native into build/native/molt.node with g++. Not node-gyp: N-API's
  * headers come from npm (node-api-headers), so nothing is downloaded, and an addon needs one compiler call per file and
  * one to link. Plain Node without dependencies, because set-up runs it before anything else works.
  *
@@ -8,7 +8,7 @@
  * baseline. The addon picks at run time (kernels/native/core/isa.cc).
  *
  * A unit is compiled again when its flags, the compiler, its source or any header it included has changed.
- * Environment: CXX names the compiler (a cross compiler works too).
+ * Environment: CXX names the compiler (a cross compiler works too; clang does not).
  */
 
 import { execFile } from 'node:child_process';
@@ -112,10 +112,12 @@ export async function buildAddon({ log = () => {}, directory = join(root, 'build
 
 /** @returns {Promise<Compiler | undefined>} */
 async function findCompiler() {
-  const candidates = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
+  const candidates = process.env.CXX ? [process.env.CXX] : ['g++', 'c++'];
   for (const command of candidates) {
     try {
       const [version, machine] = await Promise.all([run(command, ['--version']), run(command, ['-dumpmachine'])]);
+      // The kernels shuffle lanes with a builtin that clang lacks.
+      if (version.stdout.includes('clang')) continue;
       return { command, version: version.stdout, x86: machine.stdout.startsWith('x86_64') };
     } catch {
       // not there: try the next one

@@ -24,7 +24,6 @@ struct Context {
   std::unique_ptr<Stream> stream;
   HandleIds ids;
   double* commands = nullptr;
-  size_t commands_length = 0;
   napi_ref commands_ref = nullptr;
   napi_threadsafe_function settle = nullptr;
   int64_t pending_reads = 0;
@@ -268,13 +267,6 @@ napi_value reset_peak(napi_env env, napi_callback_info) {
   return nullptr;
 }
 
-napi_value trim(napi_env env, napi_callback_info) {
-  Stream& stream = *context_of(env)->stream;
-  stream.wait();
-  stream.allocator().trim();
-  return nullptr;
-}
-
 napi_value set_threads(napi_env env, napi_callback_info info) {
   napi_value args[1];
   arguments(env, info, args);
@@ -288,9 +280,7 @@ napi_value start(napi_env env, napi_callback_info info) {
   arguments(env, info, args);
   Context* const context = context_of(env);
   if (context->stream != nullptr) return throw_error(env, "the native stream of this thread is already started");
-  const Bytes commands = typed_array(env, args[1]);
-  context->commands = static_cast<double*>(commands.data);
-  context->commands_length = commands.length;
+  context->commands = static_cast<double*>(typed_array(env, args[1]).data);
   napi_create_reference(env, args[1], 1, &context->commands_ref);
   context->stream = std::make_unique<Stream>(int_argument(env, args[0]));
   return nullptr;
@@ -332,8 +322,7 @@ napi_value init(napi_env env, napi_value exports) {
     napi_callback callback;
   } functions[] = {
       {"start", start},          {"run", run},   {"write", write}, {"free", free_buffer},      {"read", read},
-      {"readAsync", read_async}, {"sync", sync}, {"stats", stats}, {"resetPeak", reset_peak}, {"trim", trim},
-      {"setThreads", set_threads},
+      {"readAsync", read_async}, {"sync", sync}, {"stats", stats}, {"resetPeak", reset_peak}, {"setThreads", set_threads},
   };
   for (const auto& function : functions) {
     napi_value value;

@@ -52,7 +52,7 @@ void system_release(void* block, size_t size) {
 
 }  // namespace
 
-Allocator::~Allocator() { trim(); }
+Allocator::~Allocator() { empty_cache(); }
 
 void* Allocator::allocate(size_t bytes) {
   const size_t size = class_size(bytes);
@@ -65,10 +65,10 @@ void* Allocator::allocate(size_t bytes) {
   } else {
     const int64_t live = stats_.live_bytes + static_cast<int64_t>(size);
     const int64_t most = live > highest_live_ ? live : highest_live_;
-    if (stats_.reserved_bytes + static_cast<int64_t>(size) > most + most / 4 + kCacheSlack) trim_locked();
+    if (stats_.reserved_bytes + static_cast<int64_t>(size) > most + most / 4 + kCacheSlack) empty_cache();
     block = system_allocate(size);
     if (block == nullptr) {
-      trim_locked();
+      empty_cache();
       block = system_allocate(size);
       if (block == nullptr) throw std::bad_alloc();
     }
@@ -98,12 +98,7 @@ void Allocator::reset_peak() {
   stats_.peak_bytes = stats_.live_bytes;
 }
 
-void Allocator::trim() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  trim_locked();
-}
-
-void Allocator::trim_locked() {
+void Allocator::empty_cache() {
   for (auto& [size, blocks] : cached_) {
     for (void* block : blocks) {
       system_release(block, size);

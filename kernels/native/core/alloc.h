@@ -1,7 +1,7 @@
 // Memory for tensors: size classes with a free list each, so that a training step that allocates what the last step
 // freed never asks the system. Large blocks are whole 2 MiB pages (transparent huge pages are opt-in here; they are
 // worth 10–25 % in matrix products). Safe to call from several threads. A device with its own memory gets its own
-// allocator with these five functions.
+// allocator with these functions.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -32,11 +32,10 @@ class Allocator {
 
   AllocatorStats stats();
   void reset_peak();
-  // Gives every cached block back to the system.
-  void trim();
 
  private:
-  void trim_locked();
+  // Gives every cached block back to the system. The mutex is held.
+  void empty_cache();
 
   std::mutex mutex_;
   std::map<size_t, std::vector<void*>> cached_;  // class size → free blocks

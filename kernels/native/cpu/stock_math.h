@@ -25,13 +25,13 @@ static inline Vec exp_full(Vec x) {
 // x = m · 2^e with m in [√½, √2); log x = e ln2 + 2 artanh((m − 1) / (m + 1)).
 static inline Vec log(Vec x) {
   using Int = IntsOf<Vec>;
+  typedef uint32_t Bits __attribute__((vector_size(sizeof(Vec))));  // unsigned: a NaN's bits may overflow
   const auto tiny = x < 1.17549435e-38f;  // denormal, zero or negative
   const Vec scaled = tiny ? x * 8388608.0f : x;
-  const Int bits = bits_of<Int>(scaled);
   // Adding the distance from √½ to 1 carries into the exponent exactly when m >= √½.
-  const Int shifted = bits + (0x3F800000 - 0x3F3504F3);
-  const Int exponent = (shifted >> 23) - 127;
-  const Vec m = bits_of<Vec>(Int((shifted & 0x007FFFFF) + 0x3F3504F3));
+  const Bits shifted = bits_of<Bits>(scaled) + (0x3F800000u - 0x3F3504F3u);
+  const Int exponent = bits_of<Int>(Bits(shifted >> 23)) - 127;
+  const Vec m = bits_of<Vec>(Bits((shifted & 0x007FFFFFu) + 0x3F3504F3u));
   const Vec s = (m - 1.0f) / (m + 1.0f), s2 = s * s;
   Vec p = splat(2.0f / 11);
   p = p * s2 + 2.0f / 9;

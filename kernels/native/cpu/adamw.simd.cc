@@ -1,5 +1,5 @@
-// One step of AdamW on one parameter, in place, as torch.optim.AdamW computes it (weight decay on the old weight, ε outside
-// the bias-corrected square root). One pass: four arrays are read, three written.
+// One step of AdamW on one parameter, in place, as torch.optim.AdamW computes it (weight decay on the old weight, ε
+// outside the bias-corrected square root). One pass: four arrays are read, three written.
 #include "parallel.h"
 
 MOLT_SIMD_BEGIN

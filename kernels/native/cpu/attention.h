@@ -1,5 +1,5 @@
-// What the forward and the backward of attention share: sizes, and which keys a query sees. Query t sits at key S − T + t
-// and sees the keys from start[t] up to itself, at most `window` of them. Head h uses key-value head h / (H / G).
+// What the forward and the backward of attention share: sizes, and which keys a query sees. Query t sits at key S − T +
+// t and sees the keys from start[t] up to itself, at most `window` of them. Head h uses key-value head h / (H / G).
 #pragma once
 #include "tile.h"
 
@@ -24,8 +24,8 @@ struct Attention {
 };
 
 static inline Attention attention_of(const Call& call, const Tensor& q, const Tensor& k, const Tensor& start) {
-  return {q.dims[0],         q.dims[1],        k.dims[1],  q.dims[2], k.dims[2], q.last(),
-          call.attr_f32(0), call.attr_int(1), start.i32()};
+  return {q.dims[0], q.dims[1],        k.dims[1],        q.dims[2],  k.dims[2],
+          q.last(),  call.attr_f32(0), call.attr_int(1), start.i32()};
 }
 
 // Head `head` of row b of a [B,length,heads,d] tensor; its rows lie heads · d apart.

@@ -1,9 +1,9 @@
 // Causal attention with grouped queries, in blocks, so that no [T,S] matrix is ever stored (the flash form): a running
-// maximum and sum per query, and the log-sum-exp of its scores as a second output, from which the backward recomputes the
-// probabilities.
+// maximum and sum per query, and the log-sum-exp of its scores as a second output, from which the backward recomputes
+// the probabilities.
 //
-// Scores are computed transposed, [keys, queries]: with the queries in the lanes both products fill the vectors whatever
-// the head size, the softmax needs no sums across lanes, and keys and values are read where they lie.
+// Scores are computed transposed, [keys, queries]: with the queries in the lanes both products fill the vectors
+// whatever the head size, the softmax needs no sums across lanes, and keys and values are read where they lie.
 #include "attention.h"
 #include "parallel.h"
 
@@ -11,7 +11,7 @@ MOLT_SIMD_BEGIN
 
 // The queries of a block, one a lane. Lanes beyond the last query repeat it.
 struct Lanes {
-  alignas(64) int32_t first[kQueries], end[kQueries];  // the keys a query sees
+  alignas(64) int32_t first[kQueries], end[kQueries];    // the keys a query sees
   alignas(64) float maximum[kQueries], total[kQueries];  // of its scores, and of their exponentials
   int64_t all_from, all_to;                              // keys that all of them see
 };
@@ -37,8 +37,8 @@ static inline IntsOf<Vec> load_ints(const int32_t* from) {
   return v;
 }
 
-// Scores of a block of keys to exp(score − maximum so far), for the vector of queries at `lane`. Returns what sums under
-// the old maximum are to be multiplied by.
+// Scores of a block of keys to exp(score − maximum so far), for the vector of queries at `lane`. Returns what sums
+// under the old maximum are to be multiplied by.
 static inline Vec softmax_lanes(Lanes& lanes, int64_t lane, int64_t j0, int64_t keys, float* scores) {
   const IntsOf<Vec> first = load_ints(lanes.first + lane), end = load_ints(lanes.end + lane);
   const int64_t all_from = larger(0, lanes.all_from - j0), all_to = smaller(keys, lanes.all_to - j0);
@@ -69,8 +69,8 @@ static inline Vec softmax_lanes(Lanes& lanes, int64_t lane, int64_t j0, int64_t 
 }
 
 // One block of queries of one head. The rows of k and v lie `ld` apart, those of q and o `ld_q`.
-static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, const float* q, const float* k, const float* v,
-                   int64_t ld, float* o, int64_t ld_q, float* lse) {
+static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, const float* q, const float* k,
+                   const float* v, int64_t ld, float* o, int64_t ld_q, float* lse) {
   Scratch scratch;
   float* q_dQ = scratch.floats(a.d * kQueries);  // scaled and transposed
   float* scores = scratch.floats(kKeys * kQueries);
@@ -100,8 +100,8 @@ static void attend(const Attention& a, int64_t b, int64_t q0, int64_t queries, c
 }
 
 // One query of one head, for a decode, where a block of queries would be nearly empty.
-static void attend_one(const Attention& a, int64_t b, int64_t t, const float* q, const float* k, const float* v, int64_t ld,
-                       float* o, float* lse) {
+static void attend_one(const Attention& a, int64_t b, int64_t t, const float* q, const float* k, const float* v,
+                       int64_t ld, float* o, float* lse) {
   const int64_t first = a.first_key(b, t), keys = a.end_key(t) - first;
   Scratch scratch;
   float* p = scratch.floats(larger(keys, 0));

@@ -1,8 +1,8 @@
-// The gradient of attention, in the blocks of the forward: probabilities are recomputed from the saved log-sum-exp. With
-// p = exp(score − lse) and Δ = ⟨do, o⟩:
+// The gradient of attention, in the blocks of the forward: probabilities are recomputed from the saved log-sum-exp.
+// With p = exp(score − lse) and Δ = ⟨do, o⟩:
 //   dv_j = Σ_i p_ij do_i;   ds = p ∘ (do·vᵀ − Δ);   dk_j = scale Σ_i ds_ij q_i;   dq_i = scale Σ_j ds_ij k_j
-// Here the keys are in the lanes: then four of the five products fill the vectors whatever the head size. One task a head;
-// the heads that share a key-value head are summed afterwards, in their order.
+// Here the keys are in the lanes: then four of the five products fill the vectors whatever the head size. One task a
+// head; the heads that share a key-value head are summed afterwards, in their order.
 #include "attention.h"
 #include "parallel.h"
 
@@ -11,13 +11,13 @@ MOLT_SIMD_BEGIN
 // One head. `keys` is T rounded up to kPad, `padded` is d rounded up.
 struct HeadGrad {
   int64_t keys, padded;
-  const float *q, *dout;              // [T, d], q times the scale; dout where it lies
+  const float *q, *dout;  // [T, d], q times the scale; dout where it lies
   int64_t ld_dout;
-  const float* k;                     // [T, padded]
-  const float *k_dS, *v_dS;           // [d, keys]
-  const float *delta, *lse;           // [T]
-  float *dq;                          // [T, padded], without the scale
-  float *dk_dS, *dv_dS;               // [d, keys]
+  const float* k;            // [T, padded]
+  const float *k_dS, *v_dS;  // [d, keys]
+  const float *delta, *lse;  // [T]
+  float* dq;                 // [T, padded], without the scale
+  float *dk_dS, *dv_dS;      // [d, keys]
 };
 
 // Calls body(AllSeen or SomeSeen) for each vector of one query's row of a block: the block begins at key j0, the query
@@ -95,10 +95,10 @@ static void attention_grad(const Call& call) {
   const int64_t ld = a.G * a.d, ld_q = a.H * a.d;
 
   Scratch scratch;
-  float* k_rows = scratch.floats(a.B * a.G * by_rows);      // [B,G][T, padded]
-  float* k_dS = scratch.floats(a.B * a.G * by_columns);     // [B,G][d, keys]
+  float* k_rows = scratch.floats(a.B * a.G * by_rows);   // [B,G][T, padded]
+  float* k_dS = scratch.floats(a.B * a.G * by_columns);  // [B,G][d, keys]
   float* v_dS = scratch.floats(a.B * a.G * by_columns);
-  float* dk_dS = scratch.floats(a.B * a.H * by_columns);    // [B,H][d, keys]
+  float* dk_dS = scratch.floats(a.B * a.H * by_columns);  // [B,H][d, keys]
   float* dv_dS = scratch.floats(a.B * a.H * by_columns);
   for_tasks(*call.pool, a.B * a.G, static_cast<double>(a.T * a.d), [&](int64_t i) {
     const int64_t b = i / a.G, g = i % a.G;
@@ -127,14 +127,12 @@ static void attention_grad(const Call& call) {
     clear(dqueries, by_rows);
     clear(dk_dS + i * by_columns, by_columns);
     clear(dv_dS + i * by_columns, by_columns);
-    attend_grad(a, b,
-                {keys, padded, scaled, douts, ld_q, k_rows + group * by_rows, k_dS + group * by_columns,
-                 v_dS + group * by_columns, delta, lse + i * a.T, dqueries, dk_dS + i * by_columns,
-                 dv_dS + i * by_columns});
+    attend_grad(
+        a, b,
+        {keys, padded, scaled, douts, ld_q, k_rows + group * by_rows, k_dS + group * by_columns,
+         v_dS + group * by_columns, delta, lse + i * a.T, dqueries, dk_dS + i * by_columns, dv_dS + i * by_columns});
     for (int64_t t = 0; t < a.T; t++) {
-      for_row(a.d, [&](auto at) {
-        at.store(head_of(dq, b, h) + t * ld_q, at.load(dqueries + t * padded) * a.scale);
-      });
+      for_row(a.d, [&](auto at) { at.store(head_of(dq, b, h) + t * ld_q, at.load(dqueries + t * padded) * a.scale); });
     }
   });
 

@@ -31,8 +31,11 @@ static const float* transposed_weight(Scratch& scratch, const Tensor& weight) {
   return rows;
 }
 
-static Conv conv_of(Scratch& scratch, const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& start, float s) {
-  return {x.last(1), x.last(), x.f32(), transposed_weight(scratch, weight), bias.f32(), start.i32(), s, s == 1 ? 1 : 2 / s};
+// From the inputs x, weight, bias, start, which lie next to each other in both kernels.
+static Conv conv_of(Scratch& scratch, const Tensor* in, float s) {
+  const Tensor &x = in[0], &bias = in[2], &start = in[3];
+  const float factor = s == 1 ? 1 : 2 / s;
+  return {x.last(1), x.last(), x.f32(), transposed_weight(scratch, in[1]), bias.f32(), start.i32(), s, factor};
 }
 
 // u of row t at `at`, a place in the row of channels
@@ -55,7 +58,7 @@ static inline void with_taps(int64_t taps, Body&& body) {
 // {x[B,T,C], weight[C,4], bias[C], start[B,T]} [s] → y[B,T,C]
 static void causal_conv(const Call& call) {
   Scratch scratch;
-  const Conv conv = conv_of(scratch, call.in[0], call.in[1], call.in[2], call.in[3], call.attr_f32(0));
+  const Conv conv = conv_of(scratch, call.in, call.attr_f32(0));
   float* y = call.out[0].f32();
   for_row_blocks(*call.pool, call.in[3].size(), 0.25 * static_cast<double>(conv.C), [&](int64_t first, int64_t end) {
     for (int64_t t = first; t < end; t++) {
@@ -70,18 +73,19 @@ static void causal_conv(const Call& call) {
 }
 
 // {dy[B,T,C], x[B,T,C], weight[C,4], bias[C], start[B,T]} [s] → [dx[B,T,C], dweight[C,4], dbias[C]]
-//   du_t = dy_t ∘ φ'(u_t);   dx_t = Σ_d weight[3 − d] ∘ du_{t+d};   dweight[3 − d] = Σ_t du_t ∘ x_{t−d};   dbias = Σ_t du_t
+//   du_t = dy_t ∘ φ'(u_t);                      dx_t = Σ_d weight[3 − d] ∘ du_{t+d}
+//   dweight[3 − d] = Σ_t du_t ∘ x_{t−d};        dbias = Σ_t du_t
 // A block of tokens computes du of the three tokens behind it again instead of waiting for its neighbour.
 static void causal_conv_grad(const Call& call) {
   Scratch scratch;
-  const Conv conv = conv_of(scratch, call.in[1], call.in[2], call.in[3], call.in[4], call.attr_f32(0));
+  const Conv conv = conv_of(scratch, call.in + 1, call.attr_f32(0));
   const float* dy = call.in[0].f32();
   float *dx = call.out[0].f32(), *dweight = call.out[1].f32(), *dbias = call.out[2].f32();
   const int64_t C = conv.C, T = conv.T, tokens = call.in[4].size();
 
   // One row of sums for each tap, then one for the bias.
   float* sums = scratch.floats((kTaps + 1) * C);
-  sum_over_rows(*call.pool, tokens, (kTaps + 1) * C, static_cast<double>(C), sums, [&](int64_t first, int64_t end, float* partial) {
+  const auto block = [&](int64_t first, int64_t end, float* partial) {
     Scratch local;
     const int64_t behind = smaller(end + kTaps - 1, tokens);
     float* du = local.floats((behind - first) * C);
@@ -118,7 +122,8 @@ static void causal_conv_grad(const Call& call) {
         });
       });
     }
-  });
+  };
+  sum_over_rows(*call.pool, tokens, (kTaps + 1) * C, static_cast<double>(C), sums, block);
   for (int64_t c = 0; c < C; c++) {
     for (int d = 0; d < kTaps; d++) dweight[c * kTaps + kTaps - 1 - d] = sums[d * C + c];
     dbias[c] = sums[kTaps * C + c];

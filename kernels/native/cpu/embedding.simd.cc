@@ -1,5 +1,5 @@
-// Token embedding and its gradient. An id outside the vocabulary gives a row of NaN, which the guard on the loss notices;
-// in the gradient it counts for nothing.
+// Token embedding and its gradient. An id outside the vocabulary gives a row of NaN, which the guard on the loss
+// notices; in the gradient it counts for nothing.
 #include "parallel.h"
 
 MOLT_SIMD_BEGIN
@@ -21,8 +21,8 @@ static void embedding(const Call& call) {
   });
 }
 
-// {ids[R], dy[R,D]} [V] → dweight[V,D]. A task owns a range of the vocabulary and adds the rows of its tokens in the order
-// of the tokens.
+// {ids[R], dy[R,D]} [V] → dweight[V,D]. A task owns a range of the vocabulary and adds the rows of its tokens in the
+// order of the tokens.
 static void embedding_grad(const Call& call) {
   const int32_t* ids = call.in[0].i32();
   const float* dy = call.in[1].f32();

@@ -5,10 +5,10 @@
 
 namespace molt {
 
-#define MOLT_DECLARE_GEMM(level)                                                                                    \
-  namespace level {                                                                                                 \
-  void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda,     \
-            const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate);                                   \
+#define MOLT_DECLARE_GEMM(level)                                                                                \
+  namespace level {                                                                                             \
+  void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, \
+            const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate);                               \
   }
 MOLT_DECLARE_GEMM(level0)
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
-// Matrix product of float32 matrices, the entry point for every kernel that needs one. Row-major, any shape, any leading
-// dimension. It picks the code for this machine's vectors (level.h), uses the pool only when the product is worth waking
+// Matrix product of float32 matrices, the entry point for every kernel that needs one. Row-major, any shape, any
+// leading dimension. It picks the code for this machine's vectors, uses the pool only when the product is worth waking
 // a thread, and gives the same bits for any number of threads: every element of C sums its products in the order of k.
 #pragma once
 #include <cstdint>

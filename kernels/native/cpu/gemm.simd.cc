@@ -5,14 +5,15 @@
 
 MOLT_SIMD_BEGIN
 
-// Blocks of the large product. A panel of B, kDepth × 2 vectors, stays in the first-level cache while rows pass by it; the
-// copied panels of one block, kDepth × kColumns, stay in the second level.
+// Blocks of the large product. A panel of B, kDepth × 2 vectors, stays in the first-level cache while rows pass by it;
+// the copied panels of one block, kDepth × kColumns, stay in the second level.
 constexpr int64_t kDepth = 256;
 constexpr int64_t kColumns = 512;
 constexpr int64_t kRowsPerTask = 64;
 
 // A panel of op(B): `depth` rows of `width` floats, zero beyond `columns`.
-static void copy_panel(bool transB, int64_t depth, int64_t columns, int64_t width, const float* B, int64_t ldb, float* to) {
+static void copy_panel(bool transB, int64_t depth, int64_t columns, int64_t width, const float* B, int64_t ldb,
+                       float* to) {
   if (transB) {
     transpose(columns, depth, B, ldb, to, width);
   } else {
@@ -22,10 +23,10 @@ static void copy_panel(bool transB, int64_t depth, int64_t columns, int64_t widt
     for (int64_t j = columns; j < width; j++) to[k * width + j] = 0;
 }
 
-// C[M,N] = or += A[M,K] · B[N,K]ᵀ for few rows, such as one token of a decode: dot products along the rows of B, each of
-// which is read once. Copying B into panels would cost more than the product.
-static void few_rows(Pool& pool, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
-                     float* C, int64_t ldc, bool accumulate) {
+// C[M,N] = or += A[M,K] · B[N,K]ᵀ for few rows, such as one token of a decode: dot products along the rows of B, each
+// of which is read once. Copying B into panels would cost more than the product.
+static void few_rows(Pool& pool, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B,
+                     int64_t ldb, float* C, int64_t ldc, bool accumulate) {
   constexpr int group = 4;  // rows of B at a time, to have several chains of additions under way
   const auto dots = [&](auto count, int64_t m, int64_t n) {
     constexpr int Count = decltype(count)::value;
@@ -63,7 +64,7 @@ struct Panel {
 };
 
 void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda,
-                 const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate) {
+          const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate) {
   if (M <= 0 || N <= 0) return;
   if (K <= 0) {
     for (int64_t i = 0; i < M && !accumulate; i++) __builtin_memset(C + i * ldc, 0, N * sizeof(float));
@@ -89,7 +90,7 @@ void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K,
       for (int64_t j = 0; j < columns;) {
         const int64_t width = panel_width(columns - j), present = smaller(width, columns - j);
         const bool copy = copy_all || present < width;
-        panels[count++] = copy ? Panel{copies + j * depth, width, j, present, width} : Panel{b + j, ldb, j, present, width};
+        panels[count++] = {copy ? copies + j * depth : b + j, copy ? width : ldb, j, present, width};
         j += width;
       }
       for_tasks(pool, count, static_cast<double>(depth) * 2 * kLanes / 2, [&](int64_t p) {
@@ -101,7 +102,8 @@ void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K,
       // Tasks: blocks of rows, and groups of panels when there are few rows.
       const bool add = accumulate || k0 > 0;
       const int64_t row_blocks = blocks_of(M, kRowsPerTask);
-      const double panel_cost = 2.0 * static_cast<double>(smaller(M, kRowsPerTask) * depth * 2 * kLanes) / kFlopPerNanosecond;
+      const double panel_cost =
+          2.0 * static_cast<double>(smaller(M, kRowsPerTask) * depth * 2 * kLanes) / kFlopPerNanosecond;
       const int64_t group = larger(1, smaller(count, static_cast<int64_t>(kWorthAThread / panel_cost)));
       const int64_t groups = blocks_of(count, group);
       for_tasks(pool, row_blocks * groups, panel_cost * static_cast<double>(group), [&](int64_t task) {
@@ -110,11 +112,9 @@ void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K,
         for (int64_t p = first; p < smaller(count, first + group); p++) {
           const Panel& from = panels[p];
           float* c = C + i0 * ldc + n0 + from.first;
-          if (transA) {
-            panel_of_width<Order::columns>(from.width, rows, depth, a + i0, lda, from.data, from.ld, c, ldc, from.columns, add);
-          } else {
-            panel_of_width<Order::rows>(from.width, rows, depth, a + i0 * lda, lda, from.data, from.ld, c, ldc, from.columns, add);
-          }
+          const auto multiply = transA ? panel_of_width<Order::columns> : panel_of_width<Order::rows>;
+          multiply(from.width, rows, depth, a + i0 * (transA ? 1 : lda), lda, from.data, from.ld, c, ldc, from.columns,
+                   add);
         }
       });
     }

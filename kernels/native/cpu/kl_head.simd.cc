@@ -1,7 +1,7 @@
 // The last layer and its loss in one: logits of student and teacher, KL(teacher ‖ student) at temperature 1, the
-// cross-entropy of both against the labels, whether their best words agree, and the gradient of the KL with respect to the
-// student's hidden state. Logits stay float32 and exist for one block of tokens at a time; that matters late in training,
-// when the KL is so small that rounded logits would drown its gradient.
+// cross-entropy of both against the labels, whether their best words agree, and the gradient of the KL with respect to
+// the student's hidden state. Logits stay float32 and exist for one block of tokens at a time; that matters late in
+// training, when the KL is so small that rounded logits would drown its gradient.
 //   KL = ⟨p, t − z⟩ − lse(t) + lse(z),   dKL/dz = q − p,   dKL/dh = (q − p) · W,   p = softmax(t), q = softmax(z)
 #include "gemm.h"
 #include "parallel.h"
@@ -24,8 +24,8 @@ static RowLoss compare_row(int64_t V, float* z, float* t, int32_t label, bool gr
   const float z_max = row_max(V, z), t_max = row_max(V, t);
   RowLoss loss{};
   loss.agree = arg_max(V, z, z_max) == arg_max(V, t, t_max) ? 1.0f : 0.0f;
-  const bool counts = label >= 0;
-  const float z_label = counts && label < V ? z[label] - z_max : 0, t_label = counts && label < V ? t[label] - t_max : 0;
+  const bool inside = label >= 0 && label < V;
+  const float z_label = inside ? z[label] - z_max : 0, t_label = inside ? t[label] - t_max : 0;
 
   // z and t become their exponentials; `cross` is Σ exp(t) (t − z), everything relative to the maxima.
   Vec z_sums{}, t_sums{}, cross{};
@@ -41,9 +41,11 @@ static RowLoss compare_row(int64_t V, float* z, float* t, int32_t label, bool gr
   const float z_sum = sum(z_sums), t_sum = sum(t_sums);
   const double z_log = __builtin_log(static_cast<double>(z_sum)), t_log = __builtin_log(static_cast<double>(t_sum));
   loss.kl = static_cast<float>(static_cast<double>(sum(cross)) / static_cast<double>(t_sum) - t_log + z_log);
-  if (counts) {
-    loss.student_nll = label < V ? static_cast<float>(z_log - static_cast<double>(z_label)) : __builtin_nanf("");
-    loss.teacher_nll = label < V ? static_cast<float>(t_log - static_cast<double>(t_label)) : __builtin_nanf("");
+  if (inside) {
+    loss.student_nll = static_cast<float>(z_log - static_cast<double>(z_label));
+    loss.teacher_nll = static_cast<float>(t_log - static_cast<double>(t_label));
+  } else if (label >= V) {
+    loss.student_nll = loss.teacher_nll = __builtin_nanf("");
   }
   if (gradient) {
     const float q = 1.0f / z_sum, p = 1.0f / t_sum;
@@ -61,7 +63,8 @@ static void kl_head(const Call& call) {
   const Tensor &student = call.in[0], &teacher = call.in[1], &student_weight = call.in[2], &teacher_weight = call.in[3];
   const int32_t* labels = call.in[4].i32();
   const bool gradient = call.attr_int(0) != 0;
-  const int64_t R = call.in[4].size(), V = student_weight.dims[0], D = student_weight.dims[1], teacher_D = teacher_weight.dims[1];
+  const int64_t R = call.in[4].size(), V = student_weight.dims[0];
+  const int64_t D = student_weight.dims[1], teacher_D = teacher_weight.dims[1];
   const int64_t block = tokens_at_a_time(V);
   Pool& pool = *call.pool;
 
@@ -70,9 +73,10 @@ static void kl_head(const Call& call) {
   float* t = scratch.floats(smaller(block, R) * V);
   for (int64_t first = 0; first < R; first += block) {
     const int64_t rows = smaller(block, R - first);
-    gemm_f32(pool, false, true, rows, V, D, student.f32() + first * D, D, student_weight.f32(), D, z, V, false);
-    gemm_f32(pool, false, true, rows, V, teacher_D, teacher.f32() + first * teacher_D, teacher_D, teacher_weight.f32(), teacher_D, t,
-             V, false);
+    const float *hidden = student.f32() + first * D, *teacher_hidden = teacher.f32() + first * teacher_D;
+    gemm_f32(pool, false, true, rows, V, D, hidden, D, student_weight.f32(), D, z, V, false);
+    gemm_f32(pool, false, true, rows, V, teacher_D, teacher_hidden, teacher_D, teacher_weight.f32(), teacher_D, t, V,
+             false);
     for_row_blocks(pool, rows, 0.4 * static_cast<double>(V) + 50, [&](int64_t from, int64_t end) {
       for (int64_t i = from; i < end; i++) {
         const RowLoss loss = compare_row(V, z + i * V, t + i * V, labels[first + i], gradient);

@@ -17,8 +17,8 @@ static inline void for_tasks(Pool& pool, int64_t count, double nanoseconds_each,
   }
 }
 
-// Rows in fixed blocks: task(first, end). `nanoseconds_each` is the cost of one row; a block takes about ten microseconds,
-// so that there are enough of them to balance and few enough to hand out.
+// Rows in fixed blocks: task(first, end). `nanoseconds_each` is the cost of one row; a block takes about ten
+// microseconds, so that there are enough of them to balance and few enough to hand out.
 template <class Task>
 static inline void for_row_blocks(Pool& pool, int64_t rows, double nanoseconds_each, Task&& task) {
   const int64_t block = larger(1, static_cast<int64_t>(10e3 / nanoseconds_each));
@@ -34,12 +34,14 @@ static inline void for_elements(Pool& pool, int64_t count, double nanoseconds_ea
             [&](int64_t i) { task(i * block, smaller(count, (i + 1) * block)); });
 }
 
-// Sums over rows, such as the gradient of a weight that every row shares: task(first, end, partial) adds the rows of its
-// block into partial[width], which starts at zero; out[width] is the sum of the partials in the order of the blocks.
+// Sums over rows, such as the gradient of a weight that every row shares: task(first, end, partial) adds the rows of
+// its block into partial[width], which starts at zero; out[width] is the sum of the partials in the order of the
+// blocks.
 constexpr int64_t kRowsPerPartial = 64;
 
 template <class Task>
-static inline void sum_over_rows(Pool& pool, int64_t rows, int64_t width, double nanoseconds_each, float* out, Task&& task) {
+static inline void sum_over_rows(Pool& pool, int64_t rows, int64_t width, double nanoseconds_each, float* out,
+                                 Task&& task) {
   const int64_t blocks = blocks_of(rows, kRowsPerPartial);
   Scratch scratch;
   float* partials = scratch.floats(blocks * width);

@@ -1,5 +1,5 @@
-// Scalars from whole tensors: the mean squared error, and the sum of squares for gradient clipping. Blocks are fixed: lanes
-// of float inside a block, double across blocks.
+// Scalars from whole tensors: the mean squared error, and the sum of squares for gradient clipping. Blocks are fixed:
+// lanes of float inside a block, double across blocks.
 #include "parallel.h"
 
 MOLT_SIMD_BEGIN

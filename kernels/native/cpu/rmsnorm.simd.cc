@@ -1,5 +1,5 @@
-// RMSNorm: y = x · r ∘ w with r = 1 / √(mean(x²) + ε), one r a row. The gradients recompute r from x, which costs one more
-// pass over a row that is in the first-level cache anyway.
+// RMSNorm: y = x · r ∘ w with r = 1 / √(mean(x²) + ε), one r a row. The gradients recompute r from x, which costs one
+// more pass over a row that is in the first-level cache anyway.
 #include "parallel.h"
 
 MOLT_SIMD_BEGIN
@@ -21,7 +21,7 @@ static void rms_norm(const Call& call) {
   float* y = call.out[0].f32();
   const float eps = call.attr_f32(0);
   const int64_t D = call.in[0].last(), R = call.in[0].size() / D;
-  for_row_blocks(*call.pool, R, kNanoseconds * D, [&](int64_t first, int64_t end) {
+  for_row_blocks(*call.pool, R, kNanoseconds * static_cast<double>(D), [&](int64_t first, int64_t end) {
     for (int64_t t = first; t < end; t++) {
       const float* row = x + t * D;
       const float r = reciprocal_rms(D, row, eps);
@@ -36,16 +36,14 @@ static void rms_norm_grad(const Call& call) {
   float* dx = call.out[0].f32();
   const float eps = call.attr_f32(0);
   const int64_t D = call.in[1].last(), R = call.in[1].size() / D;
-  for_row_blocks(*call.pool, R, 2 * kNanoseconds * D, [&](int64_t first, int64_t end) {
+  for_row_blocks(*call.pool, R, 2 * kNanoseconds * static_cast<double>(D), [&](int64_t first, int64_t end) {
     for (int64_t t = first; t < end; t++) {
       const float *row = x + t * D, *drow = dy + t * D;
       const float r = reciprocal_rms(D, row, eps);
       Vec dots{};
       for_row(D, [&](auto at) { dots += at.load(drow) * at.load(weight) * at.load(row); });
       const float along_x = r * r * r * (sum(dots) / static_cast<float>(D));
-      for_row(D, [&](auto at) {
-        at.store(dx + t * D, at.load(drow) * at.load(weight) * r - at.load(row) * along_x);
-      });
+      for_row(D, [&](auto at) { at.store(dx + t * D, at.load(drow) * at.load(weight) * r - at.load(row) * along_x); });
     }
   });
 }
@@ -55,14 +53,14 @@ static void rms_norm_weight_grad(const Call& call) {
   const float *dy = call.in[0].f32(), *x = call.in[1].f32();
   const float eps = call.attr_f32(0);
   const int64_t D = call.in[1].last(), R = call.in[1].size() / D;
-  sum_over_rows(*call.pool, R, D, 2 * kNanoseconds * D, call.out[0].f32(), [&](int64_t first, int64_t end, float* partial) {
+  const auto rows = [&](int64_t first, int64_t end, float* dweight) {
     for (int64_t t = first; t < end; t++) {
-      const float r = reciprocal_rms(D, x + t * D, eps);
-      for_row(D, [&](auto at) {
-        at.store(partial, at.load(partial) + at.load(dy + t * D) * at.load(x + t * D) * r);
-      });
+      const float *row = x + t * D, *drow = dy + t * D;
+      const float r = reciprocal_rms(D, row, eps);
+      for_row(D, [&](auto at) { at.store(dweight, at.load(dweight) + at.load(drow) * at.load(row) * r); });
     }
-  });
+  };
+  sum_over_rows(*call.pool, R, D, 2 * kNanoseconds * static_cast<double>(D), call.out[0].f32(), rows);
 }
 
 MOLT_KERNEL("RmsNorm", rms_norm);

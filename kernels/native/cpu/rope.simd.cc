@@ -5,7 +5,8 @@
 MOLT_SIMD_BEGIN
 
 template <class V>
-static inline void rotate(int64_t half, const float* x, const float* cosine, const float* sine, float direction, float* y) {
+static inline void rotate(int64_t half, const float* x, const float* cosine, const float* sine, float direction,
+                          float* y) {
   for (int64_t i = 0; i < half; i += lanes_of<V>) {
     const V c = load<V>(cosine + i), s = load<V>(sine + i) * direction;
     const V first = load<V>(x + i), second = load<V>(x + half + i);

@@ -74,7 +74,11 @@ void* Scratch::bytes(size_t count) {
 }
 
 float* Scratch::floats(int64_t count) { return static_cast<float*>(bytes(static_cast<size_t>(count) * sizeof(float))); }
-double* Scratch::doubles(int64_t count) { return static_cast<double*>(bytes(static_cast<size_t>(count) * sizeof(double))); }
-int32_t* Scratch::ints(int64_t count) { return static_cast<int32_t*>(bytes(static_cast<size_t>(count) * sizeof(int32_t))); }
+double* Scratch::doubles(int64_t count) {
+  return static_cast<double*>(bytes(static_cast<size_t>(count) * sizeof(double)));
+}
+int32_t* Scratch::ints(int64_t count) {
+  return static_cast<int32_t*>(bytes(static_cast<size_t>(count) * sizeof(int32_t)));
+}
 
 }  // namespace molt

@@ -38,13 +38,15 @@ struct Values {
   static constexpr int64_t lanes = lanes_of<V>;
   int64_t vectors() const { return (P + lanes - 1) / lanes; }
   V load(const float* from, int64_t i) const {
-    return (i + 1) * lanes <= P ? molt::MOLT_LEVEL::load<V>(from + i * lanes) : load_part<V>(from + i * lanes, P - i * lanes);
+    from += i * lanes;
+    return (i + 1) * lanes <= P ? molt::MOLT_LEVEL::load<V>(from) : load_part<V>(from, P - i * lanes);
   }
   void store(float* to, int64_t i, V v) const {
+    to += i * lanes;
     if ((i + 1) * lanes <= P) {
-      molt::MOLT_LEVEL::store(to + i * lanes, v);
+      molt::MOLT_LEVEL::store(to, v);
     } else {
-      store_part(to + i * lanes, v, P - i * lanes);
+      store_part(to, v, P - i * lanes);
     }
   }
 };

@@ -14,7 +14,8 @@ MOLT_SIMD_BEGIN
 // One token: next[N] = decay · state + value ⊗ B, for one vector of values; the rows of a state are `stride` vectors
 // apart. Returns next · C.
 template <class V>
-static inline V advance(int64_t N, int64_t stride, const V* state, V* next, float decay, V value, const float* b, const float* c) {
+static inline V advance(int64_t N, int64_t stride, const V* state, V* next, float decay, V value, const float* b,
+                        const float* c) {
   V sums[4] = {};
   int64_t n = 0;
   for (; n + 4 <= N; n += 4) {
@@ -63,7 +64,8 @@ static inline double nanoseconds_a_token(const Scan& s) {
   return 6.0 * static_cast<double>(s.N * round_up(s.P, 4)) / (0.5 * kFlopPerNanosecond) + 5;
 }
 
-// {x[B,T,H,P], dt[B,T,H], aLog[H], b[B,T,H,N], c[B,T,H,N], d[H], start[B,T], state[B,H,P,N]?} → [y[B,T,H,P], state[B,H,P,N]]
+// {x[B,T,H,P], dt[B,T,H], aLog[H], b[B,T,H,N], c[B,T,H,N], d[H], start[B,T], state[B,H,P,N]?}
+// → [y[B,T,H,P], state[B,H,P,N]]
 static void ssd_scan(const Call& call) {
   const Scan s = scan_of(call.in);
   float *y = call.out[0].f32(), *state_out = call.out[1].f32();
@@ -71,7 +73,8 @@ static void ssd_scan(const Call& call) {
   const int64_t size = s.P * s.N;
   for_tasks(*call.pool, s.B * s.H, static_cast<double>(s.T) * nanoseconds_a_token(s), [&](int64_t i) {
     with_vector_for(s.P, [&](auto v) {
-      scan_head<decltype(v)>(s, i / s.H, i % s.H, state_in == nullptr ? nullptr : state_in + i * size, y, state_out + i * size);
+      const float* from = state_in == nullptr ? nullptr : state_in + i * size;
+      scan_head<decltype(v)>(s, i / s.H, i % s.H, from, y, state_out + i * size);
     });
   });
 }

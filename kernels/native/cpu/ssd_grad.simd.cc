@@ -1,6 +1,6 @@
 // The gradient of the state-space scan: small heads token by token (ssd_grad_steps.h), large ones in chunks of matrix
-// products (ssd_grad_chunks.h). In both, every term of the decays' gradient is a sum of its own parts; the cheaper running
-// difference of two large sums would cancel.
+// products (ssd_grad_chunks.h). In both, every term of the decays' gradient is a sum of its own parts; the cheaper
+// running difference of two large sums would cancel.
 #include "parallel.h"
 #include "ssd_grad_chunks.h"
 #include "ssd_grad_steps.h"
@@ -16,8 +16,9 @@ static void ssd_scan_grad(const Call& call) {
   int32_t* firsts = scratch.ints(s.B * (s.T + 1));
   int32_t* counts = scratch.ints(s.B);
   for (int64_t row = 0; row < s.B; row++) counts[row] = static_cast<int32_t>(cut_row(s, row, firsts + row * (s.T + 1)));
-  const ScanGrad grad = {call.in[0].f32(),  call.out[0].f32(), call.out[1].f32(), call.out[3].f32(),
-                         call.out[4].f32(), da_log_rows,       dd_rows};
+  const ScanGrad grad = {
+      call.in[0].f32(), call.out[0].f32(), call.out[1].f32(), call.out[3].f32(), call.out[4].f32(), da_log_rows,
+      dd_rows};
   const double nanoseconds = 20.0 * static_cast<double>(s.P * s.N) / (0.5 * kFlopPerNanosecond) + 40;  // a token
   for_tasks(*call.pool, s.B * s.H, static_cast<double>(s.T) * nanoseconds, [&](int64_t i) {
     const int64_t row = i / s.H, h = i % s.H;

@@ -1,6 +1,6 @@
-// The gradient of the state-space scan (ssd.simd.cc) for large heads, in chunks of Q tokens from the last to the first, all of
-// it small matrix products. Chunks never cross the beginning of a document. With c the running sum of the log-decays
-// inside a chunk, X = dt ∘ x, S the state before the chunk and dS the gradient of the state behind it:
+// The gradient of the state-space scan (ssd.simd.cc) for large heads, in chunks of Q tokens from the last to the first,
+// all of it small matrix products. Chunks never cross the beginning of a document. With c the running sum of the
+// log-decays inside a chunk, X = dt ∘ x, S the state before the chunk and dS the gradient of the state behind it:
 //   E_i = exp(c_i),  F_j = exp(c_Q − c_j),  L_ij = exp(c_i − c_j) for i >= j, else 0
 //   M = L ∘ C Bᵀ,  W = dy Xᵀ,  G = L ∘ W
 //   dX = Mᵀ dy + F ∘ B dSᵀ        dx = dt ∘ dX + d dy
@@ -19,26 +19,52 @@ MOLT_SIMD_BEGIN
 constexpr int64_t kLongestChunk = 64;
 static inline int64_t chunk_length(int64_t P) { return smaller(kLongestChunk, larger(16, round_up(P, 16))); }
 
-// One chunk of one head, its rows copied together, padded and weighted. `values` wide: [Q, padded P]; `states` wide:
-// [Q, padded N]. Transposed arrays are [P or N, kLongestChunk].
-struct Chunk {
-  int64_t first, length;
-  float *x, *dy, *x_dP, *dy_weighted;  // X and dy [Q, values]; X transposed; E ∘ dy or F ∘ X
-  float *b, *c, *b_dN;                 // [Q, states]; B transposed
-  float *dt, *sums, *from_entry, *to_end;  // [Q]: dt, c, E, F
-  float decay;                             // e^{c_Q}
-};
+// The gradient of one head, chunk after chunk, and the memory for one chunk. Rows of a chunk are copied together and
+// padded: `values` is P, `states` is N rounded up to kPad. Transposed arrays have rows of kLongestChunk.
+struct HeadInChunks {
+  static constexpr int64_t Q = kLongestChunk;
+  const Scan& s;
+  const ScanGrad& grad;
+  const int64_t row, h, P, N, values, states;
+  const float rate, d;
+  double da_log = 0, dd = 0;
 
-struct Sizes {
-  int64_t P, N, values, states;  // the padded widths
-  int64_t state() const { return N * values; }
+  // The chunk at hand: its first token and length, then arrays over its tokens.
+  int64_t first = 0, length = 0;
+  float *dt, *sums, *from_entry, *to_end;  // [Q]: dt, c, E, F
+  float *x, *dy, *weighted;                // [Q, values]: X, dy, and F ∘ X or E ∘ dy
+  float *b, *c;                            // [Q, states]
+  float *x_PQ, *b_NQ;                      // X and B transposed
+  float *g, *m;                            // [Q, Q]: G and M
+  float *dx, *dbc;                         // [Q, values]: dX; [Q, states]: dB or dC
+  float *da, *read, *written;              // [Q]: da; its second and third terms before they are summed
+  float* state_PN;                         // a state transposed, [P, states]
+
+  HeadInChunks(const Scan& scan, const ScanGrad& gradients, int64_t row_, int64_t head, Scratch& scratch);
+
+  int64_t state_size() const { return N * values; }
+  float decay() const { return from_entry[length - 1]; }  // e^{c_Q}
+
+  void load_inputs(int64_t first_token, int64_t end);
+  void load_gradients();
+  void mix();
+  void grad_x(const float* dstate);
+  void grad_c(const float* state);
+  void grad_b(const float* dstate);
+  void grad_steps(float through);
+  void advance(const float* a, const float* weights, const float* rows, float* state);
+  void transpose_state(const float* state);
 };
 
 static inline void copy_rows(int64_t rows, int64_t width, const float* from, int64_t ld, float* to, int64_t ld_to) {
-  for (int64_t t = 0; t < rows; t++) {
-    for_row(width, [&](auto at) { at.store(to + t * ld_to, at.load(from + t * ld)); });
-    for (int64_t i = width; i < ld_to; i++) to[t * ld_to + i] = 0;
-  }
+  for (int64_t t = 0; t < rows; t++) for_row(width, [&](auto at) { at.store(to + t * ld_to, at.load(from + t * ld)); });
+}
+
+// The same into rows that end in padding, which becomes zero.
+static void copy_padded(int64_t rows, int64_t width, const float* from, int64_t ld, float* to, int64_t padded) {
+  copy_rows(rows, width, from, ld, to, padded);
+  for (int64_t t = 0; t < rows; t++)
+    for (int64_t i = width; i < padded; i++) to[t * padded + i] = 0;
 }
 
 // to[rows, width] = from, each row times its weight.
@@ -53,41 +79,81 @@ static inline float dot(int64_t n, const float* a, const float* b) {
   return sum(products);
 }
 
-// The steps and decays of a chunk, and X and B, which both sweeps need.
-static void load_inputs(const Scan& s, const Sizes& size, int64_t row, int64_t h, float rate, Chunk& chunk) {
-  const int64_t first = chunk.first, length = chunk.length;
+// to[j] = weights[j] ⟨a_j, b_j⟩ for the rows of a and b.
+static void dot_rows(int64_t rows, int64_t width, const float* weights, const float* a, const float* b, float* to) {
+  for (int64_t j = 0; j < rows; j++) to[j] = weights[j] * dot(width, a + j * width, b + j * width);
+}
+
+HeadInChunks::HeadInChunks(const Scan& scan, const ScanGrad& gradients, int64_t row_, int64_t head, Scratch& scratch)
+    : s(scan),
+      grad(gradients),
+      row(row_),
+      h(head),
+      P(scan.P),
+      N(scan.N),
+      values(round_up(scan.P, kPad)),
+      states(round_up(scan.N, kPad)),
+      rate(rate_of(scan, head)),
+      d(scan.d[head]) {
+  float** const of_tokens[] = {&dt, &sums, &from_entry, &to_end, &da, &read, &written};
+  float** const of_values[] = {&x, &dy, &weighted, &dx};
+  float** const of_states[] = {&b, &c, &dbc};
+  float** const of_pairs[] = {&g, &m};
+  for (float** array : of_tokens) *array = scratch.floats(Q);
+  for (float** array : of_values) *array = scratch.floats(Q * values);
+  for (float** array : of_states) *array = scratch.floats(Q * states);
+  for (float** array : of_pairs) *array = scratch.floats(Q * Q);
+  x_PQ = scratch.floats(P * Q);
+  b_NQ = scratch.floats(N * Q);
+  state_PN = scratch.floats(P * states);
+}
+
+// The steps and decays of a chunk, and X and B: what both sweeps need.
+void HeadInChunks::load_inputs(int64_t first_token, int64_t end) {
+  first = first_token;
+  length = end - first_token;
   float total = 0;
   for (int64_t i = 0; i < length; i++) {
-    chunk.dt[i] = s.dt[s.at(row, first + i, h, 1)];
-    total -= chunk.dt[i] * rate;
-    chunk.sums[i] = total;
+    dt[i] = s.dt[s.at(row, first + i, h, 1)];
+    total -= dt[i] * rate;
+    sums[i] = total;
   }
   for_row(length, [&](auto at) {
-    at.store(chunk.from_entry, exp(at.load(chunk.sums)));
-    at.store(chunk.to_end, exp(total - at.load(chunk.sums)));
+    at.store(from_entry, exp(at.load(sums)));
+    at.store(to_end, exp(total - at.load(sums)));
   });
-  chunk.decay = chunk.from_entry[length - 1];
-  copy_rows(length, size.P, s.x + s.at(row, first, h, size.P), s.H * size.P, chunk.x, size.values);
-  weigh_rows(length, size.values, chunk.x, chunk.dt, chunk.x);
-  copy_rows(length, size.N, s.b + s.at(row, first, h, size.N), s.H * size.N, chunk.b, size.states);
+  copy_padded(length, P, s.x + s.at(row, first, h, P), s.H * P, x, values);
+  weigh_rows(length, values, x, dt, x);
+  copy_padded(length, N, s.b + s.at(row, first, h, N), s.H * N, b, states);
 }
 
-// state = decay · state + aᵀ · values, a[Q, states], values[Q, values]
-static void advance(const Sizes& size, const Chunk& chunk, const float* a, const float* values, float* state) {
-  for_row(size.state(), [&](auto at) { at.store(state, at.load(state) * chunk.decay); });
-  product<Order::columns>(size.N, size.P, chunk.length, a, size.states, values, size.values, state, size.values, true);
+// The rest of what the way back needs: dy and C, and the transposed copies, whose tails are padded with zeros.
+void HeadInChunks::load_gradients() {
+  copy_padded(length, P, grad.dy + s.at(row, first, h, P), s.H * P, dy, values);
+  copy_padded(length, N, s.c + s.at(row, first, h, N), s.H * N, c, states);
+  const int64_t padded = round_up(length, kPad);
+  __builtin_memset(x + length * values, 0, (padded - length) * values * sizeof(float));
+  __builtin_memset(b + length * states, 0, (padded - length) * states * sizeof(float));
+  transpose(padded, P, x, values, x_PQ, Q);
+  transpose(padded, N, b, states, b_NQ, Q);
 }
 
-// G and M of a chunk, in place of W and C·Bᵀ, and the first term of da. Only j <= i is computed, in blocks of rows.
-static void mix(const Sizes& size, const Chunk& chunk, float* g, float* m, float* da) {
-  constexpr int64_t Q = kLongestChunk, rows_at_a_time = 16;
-  const int64_t length = chunk.length;
-  for (int64_t i0 = 0; i0 < length; i0 += rows_at_a_time) {
-    const int64_t rows = smaller(rows_at_a_time, length - i0), columns = i0 + rows;
-    product(rows, columns, size.P, chunk.dy + i0 * size.values, size.values, chunk.x_dP, Q, g + i0 * Q, Q);
-    product(rows, columns, size.N, chunk.c + i0 * size.states, size.states, chunk.b_dN, Q, m + i0 * Q, Q);
+// state = decay · state + aᵀ · (weights ∘ rows), a[Q, states], rows[Q, values]
+void HeadInChunks::advance(const float* a, const float* weights, const float* rows, float* state) {
+  weigh_rows(length, values, rows, weights, weighted);
+  for_row(state_size(), [&](auto at) { at.store(state, at.load(state) * decay()); });
+  product<Order::columns>(N, P, length, a, states, weighted, values, state, values, true);
+}
+
+// G and M, in place of W and C·Bᵀ, and the first term of da. Only j <= i is computed, in blocks of rows.
+void HeadInChunks::mix() {
+  constexpr int64_t rows_at_a_time = 16;
+  for (int64_t i = 0; i < length; i += rows_at_a_time) {
+    const int64_t rows = smaller(rows_at_a_time, length - i), columns = i + rows;
+    product(rows, columns, P, dy + i * values, values, x_PQ, Q, g + i * Q, Q);
+    product(rows, columns, N, c + i * states, states, b_NQ, Q, m + i * Q, Q);
   }
-  // below[j] = Σ_{i >= k} M_ij W_ij, from the last k to the first; da_k is its sum over j < k
+  // below[j] = Σ_{i >= k} M_ij W_ij, from the last k to the first; the term of da_k is its sum over j < k
   alignas(64) float below[Q] = {};
   for (int64_t k = length - 1; k >= 0; k--) {
     Vec total{};
@@ -101,7 +167,7 @@ static void mix(const Sizes& size, const Chunk& chunk, float* g, float* m, float
       }
       // masked before the exponential, whose argument would be positive above the diagonal
       const auto past = lane <= static_cast<int>(k);
-      const Vec decay = past ? exp(past ? chunk.sums[k] - load(chunk.sums + j) : Vec{}) : Vec{};
+      const Vec decay = past ? exp(past ? sums[k] - load(sums + j) : Vec{}) : Vec{};
       const Vec w = past ? load(g_row) : Vec{}, mixed = past ? decay * load(m_row) : Vec{};
       store(g_row, decay * w);
       store(m_row, mixed);
@@ -113,123 +179,104 @@ static void mix(const Sizes& size, const Chunk& chunk, float* g, float* m, float
   }
 }
 
-static void scan_head_grad_chunks(const Scan& s, int64_t row, int64_t h, const ScanGrad& grad, int64_t chunks, const int32_t* firsts) {
-  constexpr int64_t Q = kLongestChunk;
-  const Sizes size = {s.P, s.N, round_up(s.P, kPad), round_up(s.N, kPad)};
-  const float rate = rate_of(s, h), d = s.d[h];
-  Scratch scratch;
-  Chunk chunk;
-  chunk.x = scratch.floats(Q * size.values);
-  chunk.dy = scratch.floats(Q * size.values);
-  chunk.dy_weighted = scratch.floats(Q * size.values);
-  chunk.x_dP = scratch.floats(size.P * Q);
-  chunk.b = scratch.floats(Q * size.states);
-  chunk.c = scratch.floats(Q * size.states);
-  chunk.b_dN = scratch.floats(size.N * Q);
-  chunk.dt = scratch.floats(Q);
-  chunk.sums = scratch.floats(Q);
-  chunk.from_entry = scratch.floats(Q);
-  chunk.to_end = scratch.floats(Q);
-  float *g = scratch.floats(Q * Q), *m = scratch.floats(Q * Q);
-  float *dvalues = scratch.floats(Q * size.values), *dstates = scratch.floats(Q * size.states);
-  float *da = scratch.floats(Q), *read = scratch.floats(Q), *written = scratch.floats(Q);
-  float* entries = scratch.floats(chunks * size.state());      // the state before each chunk
-  float* dstate = scratch.floats(size.state());
-  float* transposed = scratch.floats(size.P * size.states);    // of a state: [P, states]
+// dX = Mᵀ dy + F ∘ B dSᵀ, and what each token wrote into the state behind the chunk.
+void HeadInChunks::grad_x(const float* dstate) {
+  product(length, P, N, b, states, dstate, values, dx, values);
+  dot_rows(length, values, to_end, x, dx, written);
+  weigh_rows(length, values, dx, to_end, dx);
+  product<Order::columns>(length, P, length, m, Q, dy, values, dx, values, true);
+}
 
-  const auto at_chunk = [&](int64_t i) {
-    chunk.first = firsts[i];
-    chunk.length = firsts[i + 1] - firsts[i];
-    load_inputs(s, size, row, h, rate, chunk);
-  };
+// dC = G B + E ∘ dy S, and what each token read from the state before the chunk.
+void HeadInChunks::grad_c(const float* state) {
+  transpose_state(state);
+  product(length, N, P, dy, values, state_PN, states, dbc, states);
+  dot_rows(length, states, from_entry, c, dbc, read);
+  weigh_rows(length, states, dbc, from_entry, dbc);
+  product(length, N, length, g, Q, b, states, dbc, states, true);
+  copy_rows(length, N, dbc, states, grad.dc + s.at(row, first, h, N), s.H * N);
+}
+
+// dB = Gᵀ C + F ∘ X dS
+void HeadInChunks::grad_b(const float* dstate) {
+  transpose_state(dstate);
+  product(length, N, P, x, values, state_PN, states, dbc, states);
+  weigh_rows(length, states, dbc, to_end, dbc);
+  product<Order::columns>(length, N, length, g, Q, c, states, dbc, states, true);
+  copy_rows(length, N, dbc, states, grad.db + s.at(row, first, h, N), s.H * N);
+}
+
+// The rest of da, and from it and dX the gradients of dt, aLog, x and d. `through` is e^{c_Q} ⟨dS, S⟩.
+void HeadInChunks::grad_steps(float through) {
+  float read_after = 0, written_before = 0;
+  for (int64_t k = length - 1; k >= 0; k--) {
+    read_after += read[k];
+    da[k] += read_after + through;
+  }
+  for (int64_t k = 0; k < length; k++) {
+    da[k] += written_before;
+    written_before += written[k];
+  }
+  for (int64_t i = 0; i < length; i++) {
+    const int64_t token = s.at(row, first + i, h, 1);
+    Vec steps{}, skips{};
+    for_row(P, [&](auto at) {
+      const Vec input = at.load(s.x + token * P), gradient = at.load(dx + i * values), dout = at.load(dy + i * values);
+      at.store(grad.dx + token * P, gradient * dt[i] + dout * d);
+      steps += input * gradient;
+      skips += input * dout;
+    });
+    grad.ddt[token] = sum(steps) - rate * da[i];
+    da_log -= static_cast<double>(rate * dt[i] * da[i]);
+    dd += static_cast<double>(sum(skips));
+  }
+}
+
+void HeadInChunks::transpose_state(const float* state) {
+  transpose(N, P, state, values, state_PN, states);
+  for (int64_t p = 0; p < P; p++)
+    for (int64_t n = N; n < states; n++) state_PN[p * states + n] = 0;
+}
+
+// `firsts` are the first tokens of the chunks, and T behind them (cut_row).
+static void scan_head_grad_chunks(const Scan& s, int64_t row, int64_t h, const ScanGrad& grad, int64_t chunks,
+                                  const int32_t* firsts) {
+  Scratch scratch;
+  HeadInChunks head(s, grad, row, h, scratch);
+  const int64_t size = head.state_size();
+  float* entries = scratch.floats(chunks * size);  // the state before each chunk
+  float* dstate = scratch.floats(size);
   const auto begins = [&](int64_t i) { return i == 0 || s.begins_document(row, firsts[i]); };
 
-  __builtin_memset(entries, 0, size.state() * sizeof(float));
-  for (int64_t i = 0; i + 1 < chunks; i++) {
-    float* next = entries + (i + 1) * size.state();
-    if (begins(i + 1)) {
-      __builtin_memset(next, 0, size.state() * sizeof(float));
-      continue;
-    }
-    at_chunk(i);
-    weigh_rows(chunk.length, size.values, chunk.x, chunk.to_end, chunk.dy_weighted);
-    __builtin_memcpy(next, entries + i * size.state(), size.state() * sizeof(float));
-    advance(size, chunk, chunk.b, chunk.dy_weighted, next);
-  }
-
-  const auto transpose_state = [&](const float* state) {
-    transpose(size.N, size.P, state, size.values, transposed, size.states);
-    for (int64_t p = 0; p < size.P; p++)
-      for (int64_t n = size.N; n < size.states; n++) transposed[p * size.states + n] = 0;
-  };
-
-  __builtin_memset(dstate, 0, size.state() * sizeof(float));
-  double da_log = 0, dd = 0;
-  for (int64_t i = chunks - 1; i >= 0; i--) {
-    at_chunk(i);
-    const int64_t first = chunk.first, length = chunk.length;
-    const float* state = entries + i * size.state();
-    copy_rows(length, size.P, grad.dy + s.at(row, first, h, size.P), s.H * size.P, chunk.dy, size.values);
-    copy_rows(length, size.N, s.c + s.at(row, first, h, size.N), s.H * size.N, chunk.c, size.states);
-    const int64_t padded = round_up(length, kPad);
-    __builtin_memset(chunk.x + length * size.values, 0, (smaller(Q, padded) - length) * size.values * sizeof(float));
-    __builtin_memset(chunk.b + length * size.states, 0, (smaller(Q, padded) - length) * size.states * sizeof(float));
-    transpose(padded, size.P, chunk.x, size.values, chunk.x_dP, Q);
-    transpose(padded, size.N, chunk.b, size.states, chunk.b_dN, Q);
-    mix(size, chunk, g, m, da);
-
-    // dX, and what each token wrote into the state behind the chunk
-    product(length, size.P, size.N, chunk.b, size.states, dstate, size.values, dvalues, size.values);
-    for (int64_t j = 0; j < length; j++) written[j] = chunk.to_end[j] * dot(size.values, chunk.x + j * size.values, dvalues + j * size.values);
-    weigh_rows(length, size.values, dvalues, chunk.to_end, dvalues);
-    product<Order::columns>(length, size.P, length, m, Q, chunk.dy, size.values, dvalues, size.values, true);
-
-    // dC, and what each token read from the state before the chunk
-    transpose_state(state);
-    product(length, size.N, size.P, chunk.dy, size.values, transposed, size.states, dstates, size.states);
-    for (int64_t j = 0; j < length; j++) read[j] = chunk.from_entry[j] * dot(size.states, chunk.c + j * size.states, dstates + j * size.states);
-    weigh_rows(length, size.states, dstates, chunk.from_entry, dstates);
-    product(length, size.N, length, g, Q, chunk.b, size.states, dstates, size.states, true);
-    for (int64_t j = 0; j < length; j++)
-      for_row(size.N, [&](auto at) { at.store(grad.dc + s.at(row, first + j, h, size.N), at.load(dstates + j * size.states)); });
-
-    // dB
-    transpose_state(dstate);
-    product(length, size.N, size.P, chunk.x, size.values, transposed, size.states, dstates, size.states);
-    weigh_rows(length, size.states, dstates, chunk.to_end, dstates);
-    product<Order::columns>(length, size.N, length, g, Q, chunk.c, size.states, dstates, size.states, true);
-    for (int64_t j = 0; j < length; j++)
-      for_row(size.N, [&](auto at) { at.store(grad.db + s.at(row, first + j, h, size.N), at.load(dstates + j * size.states)); });
-
-    // the gradient of the log-decays, then of dt, x and d
-    const float through = begins(i) ? 0 : chunk.decay * dot(size.state(), dstate, state);
-    float sum_read = 0, sum_written = 0;
-    for (int64_t k = length - 1; k >= 0; k--) da[k] += (sum_read += read[k]) + through;
-    for (int64_t k = 0; k < length; sum_written += written[k++]) da[k] += sum_written;
-    for (int64_t j = 0; j < length; j++) {
-      const int64_t token = s.at(row, first + j, h, 1);
-      Vec steps{}, skips{};
-      for_row(size.P, [&](auto at) {
-        const Vec x = at.load(s.x + token * size.P), dx = at.load(dvalues + j * size.values);
-        const Vec dy = at.load(chunk.dy + j * size.values);
-        at.store(grad.dx + token * size.P, dx * chunk.dt[j] + dy * d);
-        steps += x * dx;
-        skips += x * dy;
-      });
-      grad.ddt[token] = sum(steps) - rate * da[j];
-      da_log -= static_cast<double>(rate * chunk.dt[j] * da[j]);
-      dd += static_cast<double>(sum(skips));
-    }
-
+  for (int64_t i = 0; i < chunks; i++) {
+    float* state = entries + i * size;
     if (begins(i)) {
-      __builtin_memset(dstate, 0, size.state() * sizeof(float));
+      __builtin_memset(state, 0, size * sizeof(float));
     } else {
-      weigh_rows(length, size.values, chunk.dy, chunk.from_entry, chunk.dy_weighted);
-      advance(size, chunk, chunk.c, chunk.dy_weighted, dstate);
+      head.load_inputs(firsts[i - 1], firsts[i]);
+      __builtin_memcpy(state, state - size, size * sizeof(float));
+      head.advance(head.b, head.to_end, head.x, state);
     }
   }
-  grad.da_log[row * s.H + h] = da_log;
-  grad.dd[row * s.H + h] = dd;
+
+  __builtin_memset(dstate, 0, size * sizeof(float));
+  for (int64_t i = chunks - 1; i >= 0; i--) {
+    const float* state = entries + i * size;
+    head.load_inputs(firsts[i], firsts[i + 1]);
+    head.load_gradients();
+    head.mix();
+    head.grad_x(dstate);
+    head.grad_c(state);
+    head.grad_b(dstate);
+    head.grad_steps(begins(i) ? 0 : head.decay() * dot(size, dstate, state));
+    if (begins(i)) {
+      __builtin_memset(dstate, 0, size * sizeof(float));
+    } else {
+      head.advance(head.c, head.from_entry, head.dy, dstate);
+    }
+  }
+  grad.da_log[row * s.H + h] = head.da_log;
+  grad.dd[row * s.H + h] = head.dd;
 }
 
 // Cuts a row into chunks; firsts[i] is the first token of chunk i, firsts[count] = T. Returns the count.
@@ -237,7 +284,8 @@ static inline int64_t cut_row(const Scan& s, int64_t row, int32_t* firsts) {
   const int64_t length = chunk_length(s.P);
   int64_t count = 0;
   for (int64_t t = 0; t < s.T; t++)
-    if (t == 0 || t - firsts[count - 1] == length || s.begins_document(row, t)) firsts[count++] = static_cast<int32_t>(t);
+    if (t == 0 || t - firsts[count - 1] == length || s.begins_document(row, t))
+      firsts[count++] = static_cast<int32_t>(t);
   firsts[count] = static_cast<int32_t>(s.T);
   return count;
 }

@@ -3,8 +3,8 @@
 //   dC_t = S_tᵀ dy_t;   dB_t = dS_tᵀ (dt_t x_t);   g_t = dS_t B_t;   dx_t = dt_t g_t + d dy_t
 //   dlog a_t = a_t ⟨dS_t, S_{t−1}⟩;   ddt_t = ⟨x_t, g_t⟩ − exp(aLog) dlog a_t
 // The states S_t come from a forward sweep: all of them if they fit the cache, else those of one stretch of tokens at a
-// time, recomputed from the state before the stretch. For a head of one or two vectors this is about twice as fast as the
-// chunked form, whose matrix products are then too small to be worth their set-up.
+// time, recomputed from the state before the stretch. For a head of one or two vectors this is about twice as fast as
+// the chunked form, whose matrix products are then too small to be worth their set-up.
 #pragma once
 #include "ssd.h"
 #include "tile.h"
@@ -58,7 +58,8 @@ struct StepsGrad {
   };
 
   // One token; `next_decay` is how much of dS_{t+1}, which dstate holds, reaches this token.
-  Scalars backward(int64_t t, const V* before, const V* after, float next_decay, V* dstate, const ScanGrad& grad) const {
+  Scalars backward(int64_t t, const V* before, const V* after, float next_decay, V* dstate,
+                   const ScanGrad& grad) const {
     const float *x = s.x + s.at(row, t, h, s.P), *dy = grad.dy + s.at(row, t, h, s.P);
     const float *b = s.b + s.at(row, t, h, N), *c = s.c + s.at(row, t, h, N);
     float *db = grad.db + s.at(row, t, h, N), *dc = grad.dc + s.at(row, t, h, N), *dx = grad.dx + s.at(row, t, h, s.P);
@@ -130,8 +131,8 @@ static void scan_head_grad_steps(const Scan& s, int64_t row, int64_t h, const Sc
     if (s.begins_document(row, t) || t == 0) head.decay[t] = 0;
 
   const auto states_array = [&](int64_t count) { return reinterpret_cast<V*>(scratch.floats(count * floats)); };
-  V* entries = states_array(stretches);   // the state before each stretch
-  V* states = states_array(length + 1);   // before and after each token of a stretch
+  V* entries = states_array(stretches);  // the state before each stretch
+  V* states = states_array(length + 1);  // before and after each token of a stretch
   V* dstate = states_array(1);
   for (int64_t i = 0; i < size; i++) entries[i] = dstate[i] = V{};
   for (int64_t i = 0; i + 1 < stretches; i++) {

@@ -1,6 +1,6 @@
 // The register tile of every matrix product: a few rows of A times one or two vectors of columns of B, summed over k.
-// `product` puts tiles together on the calling thread and without copies; attention and the scan use it on their blocks,
-// gemm.simd.cc on whole matrices.
+// `product` puts tiles together on the calling thread and without copies; attention and the scan use it on their
+// blocks, gemm.simd.cc on whole matrices.
 //
 // Each element of C is one chain of multiply-adds in the order of k: where the tiles lie does not change its bits.
 #pragma once
@@ -145,7 +145,8 @@ static inline V sum_each(V (&rows)[lanes_of<V>]) {
 }
 
 // to[columns, rows] = from[rows, columns] transposed; `to` has ld_to floats a row.
-static inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+static inline void transpose(int64_t rows, int64_t columns, const float* from, int64_t ld_from, float* to,
+                             int64_t ld_to) {
   constexpr int lanes = lanes_of<BlockVec>;
   int64_t i = 0;
   for (; i + lanes <= rows; i += lanes) {

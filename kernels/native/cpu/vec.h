@@ -1,6 +1,6 @@
 // Vectors of float for the instruction set this file is compiled for, written with the compiler's vector extensions so
-// that one text serves SSE2, AVX2, AVX-512 and NEON: 4, 8 or 16 lanes. Arithmetic operators come with the type; here are
-// the loads, the reductions and the few functions (exp, log1p) that kernels need without calling libm per element.
+// that one text serves SSE2, AVX2, AVX-512 and NEON: 4, 8 or 16 lanes. Arithmetic operators come with the type; here
+// are the loads, the reductions and the few functions (exp, log1p) that kernels need without calling libm per element.
 #pragma once
 #include "simd.h"
 
@@ -72,15 +72,16 @@ static inline IntsOf<V> lane_numbers() {
   return n;
 }
 
-// The first `count` < lanes floats; the other lanes are zero (load) or left alone in memory (store). Rows rarely end on a
-// whole vector, so these use the masked moves that AVX2 and AVX-512 have.
+// The first `count` < lanes floats; the other lanes are zero (load) or left alone in memory (store). Rows rarely end on
+// a whole vector, so these use the masked moves that AVX2 and AVX-512 have.
 template <class V = Vec>
 static inline V load_part(const float* from, int64_t count) {
 #if defined(__AVX512F__)
   if constexpr (lanes_of<V> == 16) return (V)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), from);
 #endif
 #if defined(__AVX2__)
-  if constexpr (lanes_of<V> == 8) return (V)_mm256_maskload_ps(from, (__m256i)(lane_numbers<V>() < static_cast<int>(count)));
+  if constexpr (lanes_of<V> == 8)
+    return (V)_mm256_maskload_ps(from, (__m256i)(lane_numbers<V>() < static_cast<int>(count)));
 #endif
   V v{};
   for (int i = 0; i < lanes_of<V>; i++)
@@ -91,7 +92,8 @@ static inline V load_part(const float* from, int64_t count) {
 template <class V>
 static inline void store_part(float* to, V v, int64_t count) {
 #if defined(__AVX512F__)
-  if constexpr (lanes_of<V> == 16) return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
+  if constexpr (lanes_of<V> == 16)
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), (__m512)v);
 #endif
 #if defined(__AVX2__)
   if constexpr (lanes_of<V> == 8)
@@ -148,8 +150,8 @@ static inline float max_lane(V v) {
   return v[0];
 }
 
-// e^x for x in [-87.33, 88.37], to about 1 ulp: x = n ln2 + r with |r| <= ln2/2, e^r by a polynomial (minimax for degree 6
-// with 1 + r fixed, relative error 3e-9), 2^n added to the exponent bits. NaN stays NaN.
+// e^x for x in [-87.33, 88.37], to about 1 ulp: x = n ln2 + r with |r| <= ln2/2, e^r by a polynomial (minimax for
+// degree 6 with 1 + r fixed, relative error 3e-9), 2^n added to the exponent bits. NaN stays NaN.
 template <class V>
 static inline V exp_in_range(V x) {
   const float round = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer that sits in the low mantissa bits
@@ -172,8 +174,8 @@ static inline V exp_in_range(V x) {
   return p;
 }
 
-// e^x for x <= 0, such as a score less its maximum. Never smaller than 1e-38, which a sum of them does not feel and which
-// spares the arithmetic from denormal numbers.
+// e^x for x <= 0, such as a score less its maximum. Never smaller than 1e-38, which a sum of them does not feel and
+// which spares the arithmetic from denormal numbers.
 template <class V>
 static inline V exp_below_one(V x) {
   return exp_in_range(x < -87.33f ? splat<V>(-87.33f) : x);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kMaxWalk = 2 * kMaxRank;  // Tile walks two dimensions for each of its input
 constexpr int64_t kTaskBytes = 256 * 1024;
-constexpr int64_t kTile = 16;
+constexpr int64_t kTile = 8;
 
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -55,14 +55,23 @@ void copy_run(const T* in, int64_t stride, T* out, int64_t n) {
   }
 }
 
-// A matrix whose rows are the columns of the input: squares of kTile, so that both sides use whole cache lines.
+// A matrix whose rows are the columns of the input, in squares: larger ones would need more cache lines at once than
+// lines a power of two apart may share.
 template <class T>
 void transpose_tiles(const T* in, int64_t in_stride, T* out, int64_t out_stride, int64_t rows, int64_t columns) {
-  for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
-    for (int64_t c0 = 0; c0 < columns; c0 += kTile) {
-      const int64_t r1 = least(rows, r0 + kTile), c1 = least(columns, c0 + kTile);
-      for (int64_t r = r0; r < r1; r++) {
-        for (int64_t c = c0; c < c1; c++) out[r * out_stride + c] = in[c * in_stride + r];
+  const auto square = [&](int64_t r0, int64_t c0, int64_t height, int64_t width) {
+    const T* const from = in + c0 * in_stride + r0;
+    T* const to = out + r0 * out_stride + c0;
+    for (int64_t r = 0; r < height; r++) {
+      for (int64_t c = 0; c < width; c++) to[r * out_stride + c] = from[c * in_stride + r];
+    }
+  };
+  for (int64_t r = 0; r < rows; r += kTile) {
+    for (int64_t c = 0; c < columns; c += kTile) {
+      if (r + kTile <= rows && c + kTile <= columns) {
+        square(r, c, kTile, kTile);  // constants: unrolled
+      } else {
+        square(r, c, least(kTile, rows - r), least(kTile, columns - c));
       }
     }
   }

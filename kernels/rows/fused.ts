@@ -18,7 +18,7 @@ export const fusedRows: readonly KernelRow[] = [
   signature('RmsNormWeightGrad', 'dy[*R,D] x[*R,D] -> [D]', ['eps']),
 
   signature('Rope', 'x[B,T,H,d] position:int32[B,T] cos[M,half] sin[M,half] -> [B,T,H,d]', ['inverse'], {
-    check: (size) => check(size.get('d') === 2 * size.get('half')!, () => 'Rope: the table is not half the head size'),
+    check: (size) => check(size('d') === 2 * size('half'), () => 'Rope: the table is not half the head size'),
   }),
   signature(
     'Attention',
@@ -26,8 +26,8 @@ export const fusedRows: readonly KernelRow[] = [
     ['scale', 'window'],
     {
       check: (size) => {
-        check(size.get('S')! >= size.get('T')!, () => 'Attention: fewer keys than queries');
-        check(size.get('H')! % size.get('G')! === 0, () => 'Attention: query heads do not divide over key/value heads');
+        check(size('S') >= size('T'), () => 'Attention: fewer keys than queries');
+        check(size('H') % size('G') === 0, () => 'Attention: query heads do not divide over key/value heads');
       },
     },
   ),

@@ -7,12 +7,16 @@
  */
 import assert from 'node:assert/strict';
 import type * as tf from '@tensorflow/tfjs-core';
-import { type Attributes, check, given, type KernelRow, type OutputSpec, show } from './row.ts';
+import { type Attributes, check, given, type KernelRow, show } from './row.ts';
+
+const unknown = -1;
 
 interface Pattern {
-  /** Name of the leading dimensions, without the star. */
-  readonly leading: string | undefined;
-  readonly dimensions: readonly (string | number)[];
+  /** Slot of the leading dimensions; −1: none. */
+  readonly leading: number;
+  /** Slots of the dimensions behind them. */
+  readonly dimensions: readonly number[];
+  readonly text: string;
 }
 
 interface InputPattern extends Pattern {
@@ -21,15 +25,11 @@ interface InputPattern extends Pattern {
   readonly dtype: tf.DataType;
 }
 
-/** Sizes and leading shapes bound so far. */
-interface Sizes {
-  readonly of: Map<string, number>;
-  readonly leading: Map<string, readonly number[]>;
-}
+type SizeOf = (letter: string) => number;
 
 interface SignatureOptions {
   /** What the letters alone do not say. @throws Error */
-  readonly check?: (sizes: ReadonlyMap<string, number>, attributes: Attributes) => void;
+  readonly check?: (size: SizeOf) => void;
   /** Output patterns that depend on the attributes, in place of those of the signature. */
   readonly outputs?: (attributes: Attributes) => string;
 }
@@ -41,80 +41,131 @@ export function signature(
   options: SignatureOptions = {},
 ): KernelRow {
   const [inputText, outputText] = text.split('->') as [string, string];
-  const inputs = inputText.trim().split(/\s+/).map(parseInput);
-  const fixedOutputs = parseOutputs(outputText);
-  const conditionalOutputs = new Map<string, readonly Pattern[]>();
-
-  const outputPatterns = (attributes: Attributes) => {
-    if (options.outputs === undefined) return fixedOutputs;
-    const chosen = options.outputs(attributes);
-    const known = conditionalOutputs.get(chosen) ?? parseOutputs(chosen);
-    conditionalOutputs.set(chosen, known);
-    return known;
+  const names = new Names();
+  const attributeSlots = attributeNames.map((name) => names.slot(name));
+  const inputs = inputText
+    .trim()
+    .split(/\s+/)
+    .map((input) => parseInput(input, names));
+  const outputs = new Map([[outputText, parseOutputs(outputText, names)]]);
+  const outputsOf = (attributes: Attributes): readonly Pattern[] => {
+    const chosen = options.outputs === undefined ? outputText : options.outputs(attributes);
+    if (!outputs.has(chosen)) outputs.set(chosen, parseOutputs(chosen, names));
+    return outputs.get(chosen)!;
   };
+  const sizes = new Sizes(kernel, names);
 
   return {
     kernel,
     inputs: inputs.map(({ name, optional }) => (optional ? `${name}?` : name)),
     plan: (infos, attributes) => {
-      const sizes: Sizes = { of: new Map(), leading: new Map() };
-      const encoded = attributeNames.map((name) => {
+      sizes.forget();
+      const encoded = attributeNames.map((name, i) => {
         const value = attributes[name];
         check(typeof value === 'number', () => `${kernel}: attribute ${name} is ${value}, not a number`);
-        sizes.of.set(name, value);
+        sizes.known[attributeSlots[i]!] = value;
         return value;
       });
-      for (let i = 0; i < infos.length; i++) bind(kernel, inputs[i]!, given(infos, i), sizes);
-      options.check?.(sizes.of, attributes);
-      const outputs = outputPatterns(attributes).map(
-        (pattern): OutputSpec => ({ shape: instantiate(pattern, sizes), dtype: 'float32' }),
-      );
-      return { outputs, attributes: encoded };
+      for (let i = 0; i < infos.length; i++) sizes.bind(inputs[i]!, given(infos, i));
+      options.check?.(sizes.get);
+      return {
+        outputs: outputsOf(attributes).map((pattern) => ({ shape: sizes.instantiate(pattern), dtype: 'float32' })),
+        attributes: encoded,
+      };
     },
   };
 }
 
-function bind(kernel: string, pattern: InputPattern, { shape, dtype }: tf.TensorInfo, sizes: Sizes): void {
-  const { name, leading, dimensions } = pattern;
-  check(dtype === pattern.dtype, () => `${kernel}: ${name} is ${dtype}, not ${pattern.dtype}`);
-  const mismatch = () => `${kernel}: ${name} has shape ${show(shape)}, expected ${describe(pattern, sizes)}`;
-  const first = shape.length - dimensions.length;
-  check(leading === undefined ? first === 0 : first >= 0, mismatch);
-  if (leading !== undefined) {
-    const known = sizes.leading.get(leading);
-    if (known === undefined) {
-      sizes.leading.set(leading, first === shape.length ? shape : shape.slice(0, first));
-    } else {
-      check(known.length === first, mismatch);
-      for (let i = 0; i < first; i++) check(known[i] === shape[i], mismatch);
+/** Numbers the letters and constants of a signature, so that a call binds array slots and looks up no names. */
+class Names {
+  readonly slots = new Map<string, number>();
+  /** What each slot holds before a call: a constant, or `unknown`. */
+  readonly initial: number[] = [];
+  readonly leadingSlots = new Map<string, number>();
+
+  slot(name: string): number {
+    if (!this.slots.has(name)) {
+      this.slots.set(name, this.slots.size);
+      this.initial.push(/^\d+$/.test(name) ? Number(name) : unknown);
+    }
+    return this.slots.get(name)!;
+  }
+
+  leadingSlot(name: string): number {
+    if (!this.leadingSlots.has(name)) this.leadingSlots.set(name, this.leadingSlots.size);
+    return this.leadingSlots.get(name)!;
+  }
+}
+
+/** What the letters stand for in the call at hand. */
+class Sizes {
+  readonly known: number[] = [];
+  readonly #leading: (readonly number[])[] = [];
+  readonly #leadingRank: number[] = [];
+  readonly #kernel: string;
+  readonly #names: Names;
+
+  constructor(kernel: string, names: Names) {
+    this.#kernel = kernel;
+    this.#names = names;
+  }
+
+  readonly get = (letter: string): number => this.known[this.#names.slots.get(letter)!]!;
+
+  /** Before a call: only the constants are known. */
+  forget(): void {
+    const { initial, leadingSlots } = this.#names;
+    for (let slot = 0; slot < initial.length; slot++) this.known[slot] = initial[slot]!;
+    for (let slot = 0; slot < leadingSlots.size; slot++) this.#leadingRank[slot] = unknown;
+  }
+
+  bind(pattern: InputPattern, { shape, dtype }: tf.TensorInfo): void {
+    const { dimensions, leading } = pattern;
+    const first = shape.length - dimensions.length;
+    if (dtype !== pattern.dtype || (leading < 0 ? first !== 0 : first < 0)) this.#refuse(pattern, shape, dtype);
+    if (leading >= 0) this.#bindLeading(pattern, shape, first);
+    for (let i = 0; i < dimensions.length; i++) {
+      const slot = dimensions[i]!;
+      const size = shape[first + i]!;
+      if (this.known[slot] === unknown) this.known[slot] = size;
+      else if (this.known[slot] !== size) this.#refuse(pattern, shape, dtype);
     }
   }
-  for (let i = 0; i < dimensions.length; i++) {
-    const dimension = dimensions[i]!;
-    const actual = shape[first + i]!;
-    const expected = typeof dimension === 'number' ? dimension : sizes.of.get(dimension);
-    if (expected === undefined) sizes.of.set(dimension as string, actual);
-    else check(expected === actual, mismatch);
+
+  #bindLeading(pattern: InputPattern, shape: readonly number[], rank: number): void {
+    const slot = pattern.leading;
+    if (this.#leadingRank[slot] === unknown) {
+      this.#leading[slot] = shape;
+      this.#leadingRank[slot] = rank;
+      return;
+    }
+    const known = this.#leading[slot]!;
+    let fits = this.#leadingRank[slot] === rank;
+    for (let i = 0; fits && i < rank; i++) fits = known[i] === shape[i];
+    if (!fits) this.#refuse(pattern, shape, pattern.dtype);
+  }
+
+  instantiate({ leading, dimensions }: Pattern): number[] {
+    const shape: number[] = [];
+    for (let i = 0; i < (leading < 0 ? 0 : this.#leadingRank[leading]!); i++) shape.push(this.#leading[leading]![i]!);
+    for (const slot of dimensions) shape.push(this.known[slot]!);
+    return shape;
+  }
+
+  #refuse(pattern: InputPattern, shape: readonly number[], dtype: tf.DataType): never {
+    const sizes = [...this.#names.slots]
+      .filter(([name, slot]) => this.known[slot] !== unknown && new RegExp(`\\b${name}\\b`).test(pattern.text))
+      .map(([name, slot]) => `${name} = ${this.known[slot]}`);
+    const where = sizes.length === 0 ? '' : ` with ${sizes.join(', ')}`;
+    const leading = pattern.leading < 0 ? unknown : this.#leadingRank[pattern.leading]!;
+    const behind = leading === unknown ? '' : ` behind ${show(this.#leading[pattern.leading]!.slice(0, leading))}`;
+    throw new Error(
+      `${this.#kernel}: ${pattern.name} is ${dtype} ${show(shape)}, expected ${pattern.dtype} ${pattern.text}${where}${behind}`,
+    );
   }
 }
 
-function instantiate({ leading, dimensions }: Pattern, sizes: Sizes): readonly number[] {
-  const shape = leading === undefined ? [] : [...sizes.leading.get(leading)!];
-  for (const dimension of dimensions) shape.push(typeof dimension === 'number' ? dimension : sizes.of.get(dimension)!);
-  return shape;
-}
-
-/** "[*R,D=64]": the pattern, with the sizes that are known already. */
-function describe({ leading, dimensions }: Pattern, sizes: Sizes): string {
-  const parts = dimensions.map((dimension) =>
-    typeof dimension === 'string' && sizes.of.has(dimension) ? `${dimension}=${sizes.of.get(dimension)}` : dimension,
-  );
-  const known = leading === undefined ? undefined : sizes.leading.get(leading);
-  const head = leading === undefined ? [] : [known === undefined ? `*${leading}` : known.join(', ')];
-  return `[${[...head, ...parts].join(', ')}]`;
-}
-
-function parseInput(text: string): InputPattern {
+function parseInput(text: string, names: Names): InputPattern {
   const match = /^(\w+)(\?)?(?::(\w+))?(\[.*\])$/.exec(text);
   assert(match !== null, `input pattern ${text}`);
   const [, name, optional, dtype, shape] = match;
@@ -122,19 +173,19 @@ function parseInput(text: string): InputPattern {
     name: name!,
     optional: optional !== undefined,
     dtype: (dtype ?? 'float32') as tf.DataType,
-    ...parsePattern(shape!),
+    ...parsePattern(shape!, names),
   };
 }
 
-function parseOutputs(text: string): readonly Pattern[] {
-  return [...text.matchAll(/\[[^\]]*\]/g)].map(([shape]) => parsePattern(shape));
+function parseOutputs(text: string, names: Names): readonly Pattern[] {
+  return [...text.matchAll(/\[[^\]]*\]/g)].map(([shape]) => parsePattern(shape, names));
 }
 
-function parsePattern(text: string): Pattern {
+function parsePattern(text: string, names: Names): Pattern {
   const parts = text
     .slice(1, -1)
     .split(',')
     .filter((part) => part !== '');
-  const leading = parts[0]?.startsWith('*') ? parts.shift()!.slice(1) : undefined;
-  return { leading, dimensions: parts.map((part) => (/^\d+$/.test(part) ? Number(part) : part)) };
+  const leading = parts[0]?.startsWith('*') ? names.leadingSlot(parts.shift()!.slice(1)) : -1;
+  return { leading, dimensions: parts.map((part) => names.slot(part)), text };
 }

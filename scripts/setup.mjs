@@ -69,7 +69,7 @@ async function buildNativeBackend() {
   const { status, seconds } = await buildAddon({ log: (line) => say('native', line) });
   if (status === 'built') say('native', `built (${seconds.toFixed(1)} s)`);
   else if (status === 'current') say('native', 'up to date');
-  else say('native', 'no C++ compiler (g++ or clang++): the wasm backend is used, which is slower');
+  else say('native', 'no C++ compiler (g++): the wasm backend is used, which is slower');
 }
 
 /** Looks for a server to start, and unpacks one if the machine has none, so that no later command needs the network. */

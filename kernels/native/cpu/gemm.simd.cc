@@ -5,9 +5,10 @@
 
 MOLT_SIMD_BEGIN
 
-// Blocks of the large product. A panel of B, kDepth × 2 vectors, stays in the first-level cache while rows pass by it;
-// the copied panels of one block, kDepth × kColumns, stay in the second level.
-constexpr int64_t kDepth = 256;
+// Blocks of the large product. A panel of B, depth × 2 vectors, comes from the nearest caches while rows pass by it; the
+// copied panels of one block, depth × kColumns, stay in the second level. K is cut into equal depths of at most kDepth:
+// a short last block would cost as many passes over C as a long one.
+constexpr int64_t kDepth = 384;
 constexpr int64_t kColumns = 512;
 constexpr int64_t kRowsPerTask = 64;
 
@@ -73,15 +74,16 @@ void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K,
   if (M <= 3 && !transA && transB) return few_rows(pool, M, N, K, A, lda, B, ldb, C, ldc, accumulate);
 
   constexpr int64_t most_panels = kColumns / (2 * kLanes) + 2;
+  const int64_t block_depth = blocks_of(K, blocks_of(K, kDepth));
   // Rows of B that lie as the tile wants them are used in place while the block is small or few rows of A read it.
-  const bool copy_all = transB || (smaller(K, kDepth) * smaller(N, kColumns) > 32768 && M > 32);
+  const bool copy_all = transB || (block_depth * smaller(N, kColumns) > 32768 && M > 32);
   Scratch scratch;
-  float* copies = scratch.floats(smaller(K, kDepth) * round_up(smaller(N, kColumns), 2 * kLanes));
+  float* copies = scratch.floats(block_depth * round_up(smaller(N, kColumns), 2 * kLanes));
 
   for (int64_t n0 = 0; n0 < N; n0 += kColumns) {
     const int64_t columns = smaller(kColumns, N - n0);
-    for (int64_t k0 = 0; k0 < K; k0 += kDepth) {
-      const int64_t depth = smaller(kDepth, K - k0);
+    for (int64_t k0 = 0; k0 < K; k0 += block_depth) {
+      const int64_t depth = smaller(block_depth, K - k0);
       const float* a = transA ? A + k0 * lda : A + k0;
       const float* b = transB ? B + n0 * ldb + k0 : B + k0 * ldb + n0;
 

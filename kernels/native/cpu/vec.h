@@ -48,9 +48,10 @@ static inline int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 
 static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// Minus, not plus: x - 0 is x for every x, so the compiler leaves it out, while -0 + 0 is +0 and costs an addition.
 template <class V = Vec>
 static inline V splat(float value) {
-  return V{} + value;
+  return value - V{};
 }
 
 template <class V = Vec>
@@ -128,14 +129,28 @@ static inline void for_row(int64_t n, Body&& body) {
   if (at < n) body(Part{at, n - at});
 }
 
+// The lanes of a (and of b, counted on from a's last) that `from` names. g++ has a function for it; clang++ makes the
+// same instruction of the loop.
+template <class V>
+static inline V pick(V a, V b, IntsOf<V> from) {
 #if defined(__clang__)
-#error "vec.h permutes lanes with __builtin_shuffle: build with g++"
+  V picked;
+  for (int i = 0; i < lanes_of<V>; i++) picked[i] = from[i] < lanes_of<V> ? a[from[i]] : b[from[i] - lanes_of<V>];
+  return picked;
+#else
+  return __builtin_shuffle(a, b, from);
 #endif
+}
+
+template <class V>
+static inline V pick(V a, IntsOf<V> from) {
+  return pick(a, a, from);
+}
 
 // Sum and maximum over the lanes, as a tree: lane i meets lane i xor 8, 4, 2, 1.
 template <class V>
 static inline float sum(V v) {
-  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v += __builtin_shuffle(v, lane_numbers<V>() ^ step);
+  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v += pick(v, lane_numbers<V>() ^ step);
   return v[0];
 }
 
@@ -146,7 +161,7 @@ static inline V max(V a, V b) {
 
 template <class V>
 static inline float max_lane(V v) {
-  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v = max(v, __builtin_shuffle(v, lane_numbers<V>() ^ step));
+  for (int step = lanes_of<V> / 2; step > 0; step /= 2) v = max(v, pick(v, lane_numbers<V>() ^ step));
   return v[0];
 }
 

@@ -127,8 +127,9 @@ async function gramMatrices(
       [...mixersByDelay].map(([delay, mixer]) => [delay, delayedInputs(shape, mixer, calibration)] as const),
     );
     const gate_HM = byHead(tf.reshape(silu(byDelay.get(0)!.z_BTC), [-1, heads, headDim]));
+    // A tidy each: where the scan is composed of stock operations, what one leaves behind is hundreds of megabytes.
     const blocks_HFM = candidates.map(({ decay, delay }) =>
-      tf.mul(responses_HFM(config, byDelay.get(delay)!, calibration, decay), tf.expandDims(gate_HM, 1)),
+      tf.tidy(() => tf.mul(responses_HFM(config, byDelay.get(delay)!, calibration, decay), tf.expandDims(gate_HM, 1))),
     );
     const skip_H1M = tf.expandDims(
       tf.mul(byHead(tf.reshape(byDelay.get(0)!.x_BTHP, [-1, heads, headDim])), gate_HM),

@@ -31,6 +31,9 @@ export interface NativeMemory extends NativeStats {
 // The longest record is a concatenation of some thousand tensors.
 const commandLength = 1 << 16;
 
+/** kMaxRank of kernels/native/core/op.h. */
+const maxRank = 8;
+
 export class NativeBackend extends tf.KernelBackend {
   readonly addon: NativeAddon;
   private readonly data: tf.DataStorage<Entry>;
@@ -181,10 +184,12 @@ export class NativeBackend extends tf.KernelBackend {
     return { kernelMs: performance.now() - start };
   }
 
+  /** Nothing: tfjs also disposes a backend when it only resets itself, and the stream ends with its thread. */
   override dispose(): void {}
 }
 
 function encodeShape(commands: Float64Array, at: number, shape: readonly number[]): number {
+  if (shape.length > maxRank) throw new Error(`a tensor of rank ${shape.length}: the native backend knows ${maxRank}`);
   commands[at++] = shape.length;
   for (const dimension of shape) commands[at++] = dimension;
   return at;

@@ -25,22 +25,16 @@ export const kernelRows: readonly KernelRow[] = [
   ...fusedRows,
 ];
 
-/**
- * Registers every row whose native kernel `backend`'s addon has.
- * @returns the tfjs kernel names registered
- */
-export function registerNativeKernels(backend: NativeBackend): string[] {
+/** Registers every row whose native kernel `backend`'s addon has: all of them, if it was built from these sources. */
+export function registerNativeKernels(backend: NativeBackend): void {
   const indices = new Map(backend.addon.kernels.map((name, index) => [name, index]));
   const views = new Set(viewRows);
-  const registered: string[] = [];
   for (const row of kernelRows) {
     const index = indices.get(row.native ?? row.kernel);
     if (index === undefined && !views.has(row)) continue;
     const kernelFunc = kernelFunction(row, index ?? -1);
     tf.registerKernel({ kernelName: row.kernel, backendName: nativeBackendName, kernelFunc });
-    registered.push(row.kernel);
   }
-  return registered;
 }
 
 function kernelFunction(row: KernelRow, index: number): tf.KernelFunc {

@@ -3,59 +3,101 @@
 // the student's hidden state. Logits stay float32 and exist for one block of tokens at a time; that matters late in
 // training, when the KL is so small that rounded logits would drown its gradient.
 //   KL = ⟨p, t − z⟩ − lse(t) + lse(z),   dKL/dz = q − p,   dKL/dh = (q − p) · W,   p = softmax(t), q = softmax(z)
+//
+// Logits lie as [V, tokens], transposed: then W is the left factor of its product and is read as it lies, where as the
+// right factor it would be copied into panels for every block of tokens; and a vector holds one word of many tokens, so
+// that sums over the vocabulary stay in their lanes. Legend: R tokens, V vocabulary, D hidden size.
 #include "gemm.h"
 #include "parallel.h"
-#include "softmax.h"
 
 MOLT_SIMD_BEGIN
 
-static inline int64_t arg_max(int64_t V, const float* z, float maximum) {
-  for (int64_t first = 0; first < V; first++)
-    if (z[first] == maximum) return first;
-  return -1;
-}
+// Terms summed in one float before they join the total: a chain of 100,000 additions would lose three digits.
+constexpr int64_t kTermsPerSum = 256;
 
-struct RowLoss {
-  float kl, student_nll, teacher_nll, agree;
+// The best word so far of each lane's token; of equals the first.
+struct Best {
+  Vec value = splat(-__builtin_inff());
+  IntsOf<Vec> word{};
+
+  void offer(Vec candidate, int64_t v) {
+    const IntsOf<Vec> better = candidate > value;
+    value = better ? candidate : value;
+    word = better ? IntsOf<Vec>{} + static_cast<int32_t>(v) : word;
+  }
 };
 
-// One row of logits. With `gradient`, z becomes q − p.
-static RowLoss compare_row(int64_t V, float* z, float* t, int32_t label, bool gradient) {
-  const float z_max = row_max(V, z), t_max = row_max(V, t);
-  RowLoss loss{};
-  loss.agree = arg_max(V, z, z_max) == arg_max(V, t, t_max) ? 1.0f : 0.0f;
-  const bool inside = label >= 0 && label < V;
-  const float z_label = inside ? z[label] - z_max : 0, t_label = inside ? t[label] - t_max : 0;
+// Logits of a block of tokens: column i of z and t is token `first + i`.
+struct Block {
+  int64_t V;
+  float *z, *t;
+  int64_t ld;
+  int64_t first;
+};
+
+// One vector of tokens. With `gradient`, z becomes q − p. The columns beyond the end of a Part are zeros and not stored.
+template <class At>
+static void compare_tokens(const Block& block, At at, int64_t tokens, const int32_t* labels, bool gradient,
+                           const Call& call) {
+  const int64_t V = block.V, ld = block.ld;
+  Best z_best, t_best;
+  for (int64_t v = 0; v < V; v++) {
+    z_best.offer(at.load(block.z + v * ld), v);
+    t_best.offer(at.load(block.t + v * ld), v);
+  }
+  Vec z_label{}, t_label{};
+  for (int64_t i = 0; i < tokens; i++) {
+    const int32_t label = labels[block.first + at.at + i];
+    if (label < 0 || label >= V) continue;
+    z_label[i] = block.z[label * ld + at.at + i] - z_best.value[i];
+    t_label[i] = block.t[label * ld + at.at + i] - t_best.value[i];
+  }
 
   // z and t become their exponentials; `cross` is Σ exp(t) (t − z), everything relative to the maxima.
-  Vec z_sums{}, t_sums{}, cross{};
-  for_row(V, [&](auto at) {
-    const Vec zs = at.load(z) - z_max, ts = at.load(t) - t_max;
-    const Vec ez = at.keep(exp_below_one(zs), 0), et = at.keep(exp_below_one(ts), 0);
-    z_sums += ez;
-    t_sums += et;
-    cross += et * (ts - zs);
-    at.store(z, ez);
-    at.store(t, et);
-  });
-  const float z_sum = sum(z_sums), t_sum = sum(t_sums);
-  const double z_log = __builtin_log(static_cast<double>(z_sum)), t_log = __builtin_log(static_cast<double>(t_sum));
-  loss.kl = static_cast<float>(static_cast<double>(sum(cross)) / static_cast<double>(t_sum) - t_log + z_log);
-  if (inside) {
-    loss.student_nll = static_cast<float>(z_log - static_cast<double>(z_label));
-    loss.teacher_nll = static_cast<float>(t_log - static_cast<double>(t_label));
-  } else if (label >= V) {
-    loss.student_nll = loss.teacher_nll = __builtin_nanf("");
+  Vec z_sum{}, t_sum{}, cross{};
+  for (int64_t v0 = 0; v0 < V; v0 += kTermsPerSum) {
+    Vec z_part{}, t_part{}, cross_part{};
+    for (int64_t v = v0; v < smaller(V, v0 + kTermsPerSum); v++) {
+      float *z = block.z + v * ld, *t = block.t + v * ld;
+      const Vec zs = at.load(z) - z_best.value, ts = at.load(t) - t_best.value;
+      const Vec ez = exp_below_one(zs), et = exp_below_one(ts);
+      z_part += ez;
+      t_part += et;
+      cross_part += et * (ts - zs);
+      at.store(z, ez);
+      at.store(t, et);
+    }
+    z_sum += z_part;
+    t_sum += t_part;
+    cross += cross_part;
   }
   if (gradient) {
-    const float q = 1.0f / z_sum, p = 1.0f / t_sum;
-    for_row(V, [&](auto at) { at.store(z, at.load(z) * q - at.load(t) * p); });
+    const Vec q = 1.0f / z_sum, p = 1.0f / t_sum;
+    for (int64_t v = 0; v < V; v++) {
+      float* z = block.z + v * ld;
+      at.store(z, at.load(z) * q - at.load(block.t + v * ld) * p);
+    }
   }
-  return loss;
+
+  for (int64_t i = 0; i < tokens; i++) {
+    const int64_t token = block.first + at.at + i;
+    const int32_t label = labels[token];
+    const double z_log = __builtin_log(static_cast<double>(z_sum[i])), t_log = __builtin_log(static_cast<double>(t_sum[i]));
+    // No label costs nothing; one outside the vocabulary is a mistake that must show.
+    const auto nll = [&](double log, float logit) {
+      if (label < 0) return 0.0f;
+      return label < V ? static_cast<float>(log - static_cast<double>(logit)) : __builtin_nanf("");
+    };
+    call.out[0].f32()[token] =
+        static_cast<float>(static_cast<double>(cross[i]) / static_cast<double>(t_sum[i]) - t_log + z_log);
+    call.out[1].f32()[token] = nll(z_log, z_label[i]);
+    call.out[2].f32()[token] = nll(t_log, t_label[i]);
+    call.out[3].f32()[token] = z_best.word[i] == t_best.word[i] ? 1.0f : 0.0f;
+  }
 }
 
-// Tokens whose logits exist at a time: many enough to use each weight often, few enough for the caches.
-static inline int64_t tokens_at_a_time(int64_t V) { return larger(64, smaller(512, (1 << 18) / V / 16 * 16)); }
+// Tokens whose logits exist at a time: many enough to use each weight often, few enough to stay a small part of memory.
+static inline int64_t tokens_at_a_time(int64_t V) { return larger(64, smaller(512, (1 << 20) / V / 16 * 16)); }
 
 // {student[R,D], teacher[R,Dt], studentWeight[V,D], teacherWeight[V,Dt], labels[R]} [gradient]
 // → [kl[R], nll[R], teacherNll[R], agree[R], dstudent[R,D]]
@@ -65,29 +107,38 @@ static void kl_head(const Call& call) {
   const bool gradient = call.attr_int(0) != 0;
   const int64_t R = call.in[4].size(), V = student_weight.dims[0];
   const int64_t D = student_weight.dims[1], teacher_D = teacher_weight.dims[1];
-  const int64_t block = tokens_at_a_time(V);
+  const bool one_head = student_weight.data == teacher_weight.data;
+  const int64_t most = smaller(tokens_at_a_time(V), R);
   Pool& pool = *call.pool;
 
   Scratch scratch;
-  float* z = scratch.floats(smaller(block, R) * V);
-  float* t = scratch.floats(smaller(block, R) * V);
-  for (int64_t first = 0; first < R; first += block) {
-    const int64_t rows = smaller(block, R - first);
+  float* logits = scratch.floats(V * 2 * most);
+  float* both = one_head ? scratch.floats(2 * most * D) : nullptr;
+  for (int64_t first = 0; first < R; first += most) {
+    const int64_t tokens = smaller(most, R - first), ld = 2 * tokens;
+    const Block block{V, logits, logits + tokens, ld, first};
     const float *hidden = student.f32() + first * D, *teacher_hidden = teacher.f32() + first * teacher_D;
-    gemm_f32(pool, false, true, rows, V, D, hidden, D, student_weight.f32(), D, z, V, false);
-    gemm_f32(pool, false, true, rows, V, teacher_D, teacher_hidden, teacher_D, teacher_weight.f32(), teacher_D, t, V,
-             false);
-    for_row_blocks(pool, rows, 0.4 * static_cast<double>(V) + 50, [&](int64_t from, int64_t end) {
-      for (int64_t i = from; i < end; i++) {
-        const RowLoss loss = compare_row(V, z + i * V, t + i * V, labels[first + i], gradient);
-        call.out[0].f32()[first + i] = loss.kl;
-        call.out[1].f32()[first + i] = loss.student_nll;
-        call.out[2].f32()[first + i] = loss.teacher_nll;
-        call.out[3].f32()[first + i] = loss.agree;
+    if (one_head) {
+      // one pass over the weight serves both
+      __builtin_memcpy(both, hidden, tokens * D * sizeof(float));
+      __builtin_memcpy(both + tokens * D, teacher_hidden, tokens * D * sizeof(float));
+      gemm_f32(pool, false, true, V, ld, D, student_weight.f32(), D, both, D, logits, ld, false);
+    } else {
+      gemm_f32(pool, false, true, V, tokens, D, student_weight.f32(), D, hidden, D, block.z, ld, false);
+      gemm_f32(pool, false, true, V, tokens, teacher_D, teacher_weight.f32(), teacher_D, teacher_hidden, teacher_D,
+               block.t, ld, false);
+    }
+    for_tasks(pool, blocks_of(tokens, kLanes), 10.0 * static_cast<double>(V), [&](int64_t group) {
+      const int64_t at = group * kLanes, count = smaller(kLanes, tokens - at);
+      if (count == kLanes) {
+        compare_tokens(block, Whole{at}, count, labels, gradient, call);
+      } else {
+        compare_tokens(block, Part{at, count}, count, labels, gradient, call);
       }
     });
     if (gradient)
-      gemm_f32(pool, false, false, rows, D, V, z, V, student_weight.f32(), D, call.out[4].f32() + first * D, D, false);
+      gemm_f32(pool, true, false, tokens, D, V, block.z, ld, student_weight.f32(), D, call.out[4].f32() + first * D, D,
+               false);
   }
 }
 

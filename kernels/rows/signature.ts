@@ -59,6 +59,8 @@ export function signature(
     kernel,
     inputs: inputs.map(({ name, optional }) => (optional ? `${name}?` : name)),
     plan: (infos, attributes) => {
+      // Before sizes are forgotten: a pattern seen for the first time may bring a constant.
+      const patterns = outputsOf(attributes);
       sizes.forget();
       const encoded = attributeNames.map((name, i) => {
         const value = attributes[name];
@@ -69,7 +71,7 @@ export function signature(
       for (let i = 0; i < infos.length; i++) sizes.bind(inputs[i]!, given(infos, i));
       options.check?.(sizes.get);
       return {
-        outputs: outputsOf(attributes).map((pattern) => ({ shape: sizes.instantiate(pattern), dtype: 'float32' })),
+        outputs: patterns.map((pattern) => ({ shape: sizes.instantiate(pattern), dtype: 'float32' })),
         attributes: encoded,
       };
     },

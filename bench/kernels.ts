@@ -4,7 +4,7 @@
  *
  *   node --import tsx bench/kernels.ts [--threads 2] [--shapes small,medium,large] [--only Ssd]
  *
- * A line is the best of seven batches, since a shared machine only ever adds time: microseconds a call, then GFLOP/s for
+ * A line is the best of forty short batches, since a shared machine only ever adds time: microseconds a call, then GFLOP/s for
  * kernels that compute or GB/s (tensors read once, written once) for those that move data. MOLT_ISA=avx2 or sse2 in the
  * environment measures the other variants.
  */
@@ -235,8 +235,8 @@ function bestTime(bench: Bench): number {
     backend.sync();
     return (performance.now() - begin) / calls / 1e3;
   };
-  const calls = Math.max(1, Math.min(2000, Math.round(0.01 / batch(3))));
-  return Math.min(...Array.from({ length: 7 }, () => batch(calls)));
+  const calls = Math.max(1, Math.min(2000, Math.round(0.002 / batch(3))));
+  return Math.min(...Array.from({ length: 40 }, () => batch(calls)));
 }
 
 function bytesOf(bench: Bench): number {

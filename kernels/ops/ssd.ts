@@ -5,7 +5,8 @@
  *
  * and S = 0 before the first token of a document. The composed form is the dual, quadratic one: y = (L ∘ C Bᵀ)(dt ∘ x)
  * with L[t,s] = a_{s+1} ⋯ a_t inside a document and 0 elsewhere, so that one masked matrix product gives all tokens.
- * The fused kernel works in chunks (docs/kernels.md, SSD). `ssdStep` is the recurrence itself, for one token.
+ * The fused kernel runs the recurrence; its gradient works in chunks for large heads (native/cpu/ssd_grad.simd.cc).
+ * `ssdStep` is the recurrence for one token.
  *
  * Legend: B batch, T time, H heads, P head_dim of x, N state size.
  */

@@ -45,7 +45,7 @@ static inline Vec softmax_lanes(Lanes& lanes, int64_t lane, int64_t j0, int64_t 
   const auto keep = [&](int64_t j, Vec v, float neutral) {
     if (j >= all_from && j < all_to) return v;
     const int key = static_cast<int>(j0 + j);
-    return (first <= key) & (end > key) ? v : splat(neutral);
+    return ((first <= key) & (end > key)) ? v : splat(neutral);
   };
   const float lowest = -__builtin_inff();
   Vec highest[4] = {load(lanes.maximum + lane), splat(lowest), splat(lowest), splat(lowest)};

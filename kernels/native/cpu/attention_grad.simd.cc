@@ -31,7 +31,7 @@ struct SomeSeen {
   int first, end;
   Vec keep(Vec v, float neutral) const {
     const auto lane = lane_numbers<Vec>();
-    return (lane >= first) & (lane < end) ? v : splat(neutral);
+    return ((lane >= first) & (lane < end)) ? v : splat(neutral);
   }
 };
 

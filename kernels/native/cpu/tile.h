@@ -122,8 +122,8 @@ static inline void transpose_square(V (&rows)[lanes_of<V>]) {
     for (int i = 0; i < lanes; i++) {
       if ((i & s) != 0) continue;
       const V a = rows[i], b = rows[i + s];
-      rows[i] = __builtin_shuffle(a, b, upper);
-      rows[i + s] = __builtin_shuffle(a, b, lower);
+      rows[i] = pick(a, b, upper);
+      rows[i + s] = pick(a, b, lower);
     }
   }
 }
@@ -139,7 +139,7 @@ static inline V sum_each(V (&rows)[lanes_of<V>]) {
     const IntsOf<V> lower = (lane & s) == 0 ? lane + s : lane + lanes;
 #pragma GCC unroll 16
     for (int i = 0; i < lanes; i += 2 * s)
-      rows[i] = __builtin_shuffle(rows[i], rows[i + s], upper) + __builtin_shuffle(rows[i], rows[i + s], lower);
+      rows[i] = pick(rows[i], rows[i + s], upper) + pick(rows[i], rows[i + s], lower);
   }
   return rows[0];
 }

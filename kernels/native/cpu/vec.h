@@ -129,8 +129,8 @@ static inline void for_row(int64_t n, Body&& body) {
   if (at < n) body(Part{at, n - at});
 }
 
-// The lanes of a (and of b, counted on from a's last) that `from` names. g++ has a function for it; clang++ makes the
-// same instruction of the loop.
+// The lanes of a (and of b, counted on from a's last) that `from` names. g++ has a function for it; clang++'s wants
+// constants, so it gets a loop, which it turns into the same instructions in most places.
 template <class V>
 static inline V pick(V a, V b, IntsOf<V> from) {
 #if defined(__clang__)

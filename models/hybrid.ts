@@ -52,25 +52,44 @@ export function embed(model: Model, sequence: Sequence): tf.Tensor3D {
   return embedding(sequence.ids_BT, weight(model.weights, 'embed.weight') as tf.Tensor2D) as tf.Tensor3D;
 }
 
-/** Runs layers [from, to) on the residual stream. */
+/**
+ * Runs layers [from, to) on the residual stream. Of each layer only the stream outlives it (and what a gradient being
+ * recorded has saved), unless someone observes: then everything is left to the caller's scope.
+ */
 export function runLayers(
   model: Model,
   hidden_BTD: tf.Tensor3D,
   sequence: Sequence,
   options: RunOptions = {},
 ): tf.Tensor3D {
-  const { network, weights } = model;
-  const config = network.transformer;
   let hidden = hidden_BTD;
-  for (let layer = options.from ?? 0; layer < (options.to ?? config.layers); layer++) {
-    const prefix = `layers.${layer}.`;
-    const input = norm(config, weights, `${prefix}inputNorm`, hidden);
-    const { heads, output } = mixer(model, layer, input, sequence, options.cache);
-    options.observe?.({ layer, input_BTD: input, heads_BTC: heads, output_BTD: output });
-    hidden = tf.add(hidden, output);
-    hidden = tf.add(hidden, mlp(weights, `${prefix}mlp.`, norm(config, weights, `${prefix}postNorm`, hidden)));
+  for (let layer = options.from ?? 0; layer < (options.to ?? model.network.transformer.layers); layer++) {
+    const input = hidden;
+    if (options.observe !== undefined) {
+      hidden = runLayer(model, layer, input, sequence, options);
+    } else {
+      hidden = tf.tidy(() => runLayer(model, layer, input, sequence, options));
+      if (input !== hidden_BTD) input.dispose();
+    }
   }
   return hidden;
+}
+
+function runLayer(
+  model: Model,
+  layer: number,
+  hidden_BTD: tf.Tensor3D,
+  sequence: Sequence,
+  { cache, observe }: RunOptions,
+): tf.Tensor3D {
+  const { network, weights } = model;
+  const config = network.transformer;
+  const prefix = `layers.${layer}.`;
+  const input = norm(config, weights, `${prefix}inputNorm`, hidden_BTD);
+  const { heads, output } = mixer(model, layer, input, sequence, cache);
+  observe?.({ layer, input_BTD: input, heads_BTC: heads, output_BTD: output });
+  const mixed: tf.Tensor3D = tf.add(hidden_BTD, output);
+  return tf.add(mixed, mlp(weights, `${prefix}mlp.`, norm(config, weights, `${prefix}postNorm`, mixed)));
 }
 
 function mixer(

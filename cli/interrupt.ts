@@ -1,5 +1,5 @@
 /**
- * Ctrl-C and SIGTERM as an AbortSignal. The first asks for an orderly end; the second, from someone who has waited long
+ * Ctrl-C, SIGTERM and a closed terminal as an AbortSignal. The first asks for an orderly end; the second, from someone who has waited long
  * enough, ends the process at once with the status a shell expects.
  */
 
@@ -11,19 +11,19 @@ export interface Interruption {
 /** 128 + SIGINT (2): what `molt` exits with when it was interrupted, however gently. */
 export const interruptedStatus = 130;
 
+const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
+
 export function interruption(): Interruption {
   const controller = new AbortController();
   const onSignal = () => {
     if (controller.signal.aborted) process.exit(interruptedStatus);
     controller.abort(new Error('interrupted'));
   };
-  process.on('SIGINT', onSignal);
-  process.on('SIGTERM', onSignal);
+  for (const name of signals) process.on(name, onSignal);
   return {
     signal: controller.signal,
     close: () => {
-      process.off('SIGINT', onSignal);
-      process.off('SIGTERM', onSignal);
+      for (const name of signals) process.off(name, onSignal);
     },
   };
 }

@@ -2,7 +2,9 @@
  * `molt logs ID`: what the stages of a job said, oldest first; with `-f`, until the job is over.
  */
 import type { Command } from 'commander';
+import { moltError } from '../errors.ts';
 import { type Client, openClient } from '../queue/client.ts';
+import type { JobRecord } from '../queue/jobs.ts';
 import { jsonOption, wholeNumber } from './arguments.ts';
 import { answer, answerJson } from './output.ts';
 
@@ -27,6 +29,7 @@ async function logs(id: string, options: LogsOptions): Promise<void> {
   const client = await openClient({ startRedis: false });
   const stage = options.stage === undefined ? {} : { stage: options.stage };
   try {
+    requireStage(await client.get(id), options.stage);
     if (options.follow) {
       await follow(client, id, options);
       return;
@@ -38,6 +41,15 @@ async function logs(id: string, options: LogsOptions): Promise<void> {
   } finally {
     await client.close();
   }
+}
+
+function requireStage({ stages }: JobRecord, wanted: string | undefined): void {
+  if (wanted === undefined || stages.some(({ name }) => name === wanted)) return;
+  throw moltError('usage', {
+    field: '--stage',
+    message: `the job has no stage "${wanted}"`,
+    hint: `Its stages are ${stages.map(({ name }) => name).join(', ')}.`,
+  });
 }
 
 async function follow(client: Client, id: string, { stage, tail }: LogsOptions): Promise<void> {

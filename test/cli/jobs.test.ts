@@ -49,6 +49,7 @@ test('run --json ends stdout with the job, every other verb knows it, and a seco
   expect((await molt('logs', '-f', result.id, '--stage', 'transfer', '--tail', '1')).stdout).toMatch(
     /^\S+ \[transfer\] start: KL .*\n$/,
   );
+  expect(await molt('logs', result.id, '--stage', 'tranfser')).toMatchObject({ status: 2, stdout: '' });
   expect(await molt('watch', result.id)).toMatchObject({ status: 0, stdout: '' });
   expect(await molt('cancel', result.id)).toMatchObject({ status: 2, stdout: '' });
   expect(await molt('resume', result.id)).toMatchObject({ status: 2, stdout: '' });

@@ -9,7 +9,7 @@ const readme = readFileSync(join(root, 'README.md'), 'utf8');
 const tree = readme.split('```').find((block) => block.startsWith('\nconfigs/'))!;
 
 /** Folders that the tree names as a whole. */
-const wholes = ['test/', 'teacher/weights/', '.ci/'];
+const wholes = ['test/', 'bench/peer/', 'teacher/weights/', '.ci/'];
 
 function sourceFiles(): string[] {
   const files = execFileSync('git', ['ls-files', '-z'], { cwd: root, encoding: 'utf8' }).split('\0');

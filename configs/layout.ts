@@ -37,10 +37,15 @@ export function resolveLayout(attention: number | string, layers: number): strin
   return layout;
 }
 
+/** How many of `layers` layers a fraction keeps as attention: at most that share, and at least one. */
+export function attentionLayers(fraction: number, layers: number): number {
+  // 1e-9: 0.29 · 100 is 28.999999999999996 in binary, and 29 was meant.
+  return Math.min(layers, Math.max(1, Math.floor(fraction * layers + 1e-9)));
+}
+
 function spreadEvenly(fraction: number, layers: number): string {
   if (!(fraction > 0)) return 'M'.repeat(layers);
-  // 1e-9: 0.29 · 100 is 28.999999999999996 in binary, and 29 was meant.
-  const kept = Math.min(layers, Math.max(1, Math.floor(fraction * layers + 1e-9)));
+  const kept = attentionLayers(fraction, layers);
   const letters = new Array<string>(layers).fill('M');
   for (let j = 0; j < kept; j++) letters[Math.floor(((j + 0.5) * layers) / kept)] = 'A';
   return letters.join('');

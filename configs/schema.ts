@@ -85,6 +85,10 @@ export const recipeSchema = z.strictObject({
     ...optimiser(),
     decay: real({ least: 0, most: 1 }).default(0.5),
   }),
+  select: section({
+    method: oneOf(['uniform', 'damage', 'greedy']).default('uniform'),
+    tokens: whole(1).default(8192),
+  }),
   distill: section({
     tokens: whole(1).default(102_400),
     batch: whole(1, 4096).default(2),

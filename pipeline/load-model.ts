@@ -44,12 +44,12 @@ export function deviceTensor({ data, shape }: HostTensor): tf.Tensor {
   return tf.tensor(data, [...shape], 'float32');
 }
 
-/** Reads every tensor of a weights file of ours into variables, by name. The caller owns them. */
-export function loadVariables(path: string): Map<string, tf.Variable> {
+/** Reads tensors of a weights file of ours (default: all) into variables, by name. The caller owns them. */
+export function loadVariables(path: string, wanted: (name: string) => boolean = () => true): Map<string, tf.Variable> {
   const file = openSafetensors(path);
   try {
     const variables = new Map<string, tf.Variable>();
-    for (const name of file.tensors.keys()) {
+    for (const name of [...file.tensors.keys()].filter(wanted)) {
       const value = deviceTensor(file.read(name));
       variables.set(name, tf.variable(value, true));
       value.dispose();

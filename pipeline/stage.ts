@@ -8,7 +8,7 @@
  */
 import type { Recipe } from '../configs/recipe.ts';
 
-export type StageName = 'prepare' | 'transfer' | 'align' | 'distill' | 'evaluate' | 'export';
+export type StageName = 'prepare' | 'transfer' | 'align' | 'select' | 'distill' | 'evaluate' | 'export';
 
 export interface StageContext {
   readonly recipe: Recipe;

@@ -8,6 +8,7 @@ import { distill } from './stages/distill.ts';
 import { evaluate } from './stages/evaluate.ts';
 import { exportStage } from './stages/export.ts';
 import { prepare } from './stages/prepare.ts';
+import { select } from './stages/select.ts';
 import { transfer } from './stages/transfer.ts';
 
-export const stages: readonly Stage[] = [prepare, transfer, align, distill, evaluate, exportStage];
+export const stages: readonly Stage[] = [prepare, transfer, align, select, distill, evaluate, exportStage];

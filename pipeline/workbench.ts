@@ -24,9 +24,15 @@ export interface PreparedTeacher {
 export interface Workbench {
   readonly teacherDir: string;
   readonly teacher: Model;
+  /** The student as far as it is decided: before `select`, every layer that may become Mamba-2 is one. */
   readonly student: { readonly config: HybridConfig; readonly network: Network };
   /** The training rows of each stage. */
-  readonly train: { readonly calibrate: PackedRows; readonly align: PackedRows; readonly distill: PackedRows };
+  readonly train: {
+    readonly calibrate: PackedRows;
+    readonly align: PackedRows;
+    readonly select: PackedRows;
+    readonly distill: PackedRows;
+  };
   readonly heldOut: PackedRows;
   close(): void;
 }
@@ -39,7 +45,7 @@ export async function openWorkbench(context: StageContext): Promise<Workbench> {
   const { dir } = JSON.parse(readFileSync(join(prepared, 'teacher.json'), 'utf8')) as PreparedTeacher;
   const { train, heldOut } = openDataset(prepared);
   const loaded = loadModel(dir, Math.max(train.time, heldOut.time));
-  const config = studentConfig(loaded.model, recipe);
+  const config = studentConfig(loaded.model, recipe, context.inputs.select);
   return {
     teacherDir: dir,
     teacher: loaded.model,
@@ -51,11 +57,17 @@ export async function openWorkbench(context: StageContext): Promise<Workbench> {
 }
 
 /** The student that this recipe makes of this teacher. One state channel more than head_dim: the ones channel. */
-export function studentConfig(teacher: Model, { student }: Recipe): HybridConfig {
+function studentConfig(teacher: Model, { student, select }: Recipe, selected: string | undefined): HybridConfig {
   const { transformer } = teacher.network;
+  const measured = typeof student.attention === 'number' && select.method !== 'uniform';
   return {
     transformer,
-    layout: resolveLayout(student.attention, transformer.layers),
+    layout:
+      selected !== undefined
+        ? readLayout(selected)
+        : measured
+          ? 'M'.repeat(transformer.layers)
+          : resolveLayout(student.attention, transformer.layers),
     mamba: {
       headsPerQuery: student.heads,
       stateSize: transformer.headDim + 1,
@@ -65,16 +77,26 @@ export function studentConfig(teacher: Model, { student }: Recipe): HybridConfig
   };
 }
 
+/** The layout in the artifact of `select`. */
+function readLayout(artifact: string): string {
+  return (JSON.parse(readFileSync(join(artifact, 'layout.json'), 'utf8')) as { layout: string }).layout;
+}
+
 /** Every stage reads rows that no other has seen, as far as there are enough; otherwise all read all of them. */
-function divideRows(data: PackedRows, { calibrate, align }: Recipe): Workbench['train'] {
-  const rows = (tokens: number) => Math.ceil(tokens / data.time);
-  const first = rows(calibrate.tokens);
-  const second = first + rows(align.tokens);
-  if (second >= data.rows) return { calibrate: data, align: data, distill: data };
+function divideRows(data: PackedRows, { calibrate, align, select }: Recipe): Workbench['train'] {
+  const ends: number[] = [];
+  let end = 0;
+  for (const { tokens } of [calibrate, align, select]) {
+    end += Math.ceil(tokens / data.time);
+    ends.push(end);
+  }
+  if (end >= data.rows) return { calibrate: data, align: data, select: data, distill: data };
+  const [first, second, third] = ends as [number, number, number];
   return {
     calibrate: sliceRows(data, 0, first),
     align: sliceRows(data, first, second),
-    distill: sliceRows(data, second, data.rows),
+    select: sliceRows(data, second, third),
+    distill: sliceRows(data, third, data.rows),
   };
 }
 

@@ -56,7 +56,7 @@ export interface BuildOptions {
 }
 
 /** The parts of a recipe that decide what is in a dataset. */
-export type DatasetRecipe = Pick<Recipe, 'seed' | 'data' | 'calibrate' | 'align' | 'distill' | 'evaluate'>;
+export type DatasetRecipe = Pick<Recipe, 'seed' | 'data' | 'calibrate' | 'align' | 'select' | 'distill' | 'evaluate'>;
 
 /** Throws `text_not_found`, `text_invalid`, and `text_too_small` if one step or one held-out row cannot be filled. */
 export async function buildDataset(
@@ -115,14 +115,14 @@ export function openDataset(dir: string): Dataset {
   };
 }
 
-/** Rows the stages can use: training for calibration, alignment and distillation one after the other; measuring. */
-export function wantedRows({ data, calibrate, align, distill, evaluate }: DatasetRecipe): {
+/** Rows the stages can use: training for calibration, alignment, selection and distillation one after the other; measuring. */
+export function wantedRows({ data, calibrate, align, select, distill, evaluate }: DatasetRecipe): {
   readonly train: number;
   readonly heldOut: number;
 } {
   const rows = (tokens: number): number => Math.ceil(tokens / data.sequence);
   return {
-    train: rows(calibrate.tokens) + rows(align.tokens) + rows(distill.tokens),
+    train: rows(calibrate.tokens) + rows(align.tokens) + rows(select.tokens) + rows(distill.tokens),
     heldOut: rows(evaluate.tokens),
   };
 }

@@ -12,6 +12,7 @@ import { moltError } from '../../errors.ts';
 import { AdamW } from '../../kernels/ops/adamw.ts';
 import { learningRateScale } from '../../kernels/schedule.ts';
 import type { Model } from '../../models/hybrid.ts';
+import { layersOf } from '../../models/network.ts';
 import { createBatches } from '../data/batches.ts';
 import { createDistillStep } from '../distill-step.ts';
 import { loadVariables, studentModel } from '../load-model.ts';
@@ -25,7 +26,7 @@ export const distill: Stage = {
   name: 'distill',
   queue: 'gpu',
   version: 1,
-  needs: ['prepare', 'align'],
+  needs: ['prepare', 'align', 'select'],
   recipePart: ({ seed, distill: settings, evaluate }) => ({
     seed,
     settings,
@@ -35,7 +36,7 @@ export const distill: Stage = {
   async run(context) {
     const bench = await openWorkbench(context);
     const alignedFile = join(context.inputs.align!, 'mixers.safetensors');
-    const mixers = loadVariables(alignedFile);
+    const mixers = loadVariables(alignedFile, converted(bench));
     const trainable = trainableWeights(bench, mixers, context.recipe.distill.train);
     const trained = createOptimiser(context, trainable);
     try {
@@ -47,7 +48,8 @@ export const distill: Stage = {
           `held-out KL rose from ${before.kl.toFixed(4)} to ${after.kl.toFixed(4)}: keeping the aligned weights`,
         );
       }
-      const weights = kept === 'distilled' ? new Map([...mixers, ...trainable]) : loadVariables(alignedFile);
+      const weights =
+        kept === 'distilled' ? new Map([...mixers, ...trainable]) : loadVariables(alignedFile, converted(bench));
       await writeWeights(join(context.outDir, 'student.safetensors'), weights);
       if (kept === 'aligned') for (const variable of weights.values()) variable.dispose();
       return { steps: trained.optimiser.step, before, after, kept };
@@ -58,6 +60,12 @@ export const distill: Stage = {
     }
   },
 };
+
+/** Whether a mixer's weight is of a layer that was selected to be Mamba-2. */
+function converted({ student }: Workbench): (name: string) => boolean {
+  const prefixes = layersOf(student.network.layout, 'M').map((layer) => `layers.${layer}.`);
+  return (name) => prefixes.some((prefix) => name.startsWith(prefix));
+}
 
 /** Weights of the chosen groups as variables: the mixers themselves, and copies of what is the teacher's. */
 function trainableWeights(

@@ -49,7 +49,7 @@ export const evaluate: Stage = {
   name: 'evaluate',
   queue: 'gpu',
   version: 1,
-  needs: ['prepare', 'transfer', 'distill'],
+  needs: ['prepare', 'select', 'distill'],
   recipePart: ({ align, distill, evaluate: settings }) => ({
     settings,
     tokens: align.tokens + distill.tokens,
@@ -62,7 +62,7 @@ export const evaluate: Stage = {
     try {
       const { network } = bench.student;
       const student = studentModel(bench.teacher, network, changed);
-      const { start } = readSummary(context.inputs.transfer!) as { start: Measurement };
+      const { start } = readSummary(context.inputs.select!) as { start: Measurement };
       const end = await measure(bench.teacher, student, bench.heldOut, { tokens: recipe.evaluate.tokens, signal });
       context.progress(0.5, 'samples');
       const tokenizer = await loadTokenizer(bench.teacherDir);

@@ -27,7 +27,7 @@ export const exportStage: Stage = {
   name: 'export',
   queue: 'cpu',
   version: 1,
-  needs: ['prepare', 'distill', 'evaluate'],
+  needs: ['prepare', 'select', 'distill', 'evaluate'],
   recipePart: ({ name, teacher, export: settings }) => ({ name, teacher: teacher.model, settings }),
 
   async run(context) {

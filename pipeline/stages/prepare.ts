@@ -20,14 +20,14 @@ export const prepare: Stage = {
   queue: 'cpu',
   version: 1,
   needs: [],
-  recipePart: ({ seed, teacher, data, student, calibrate, align, distill, evaluate }) => ({
+  recipePart: ({ seed, teacher, data, student, calibrate, align, select, distill, evaluate }) => ({
     seed,
     teacher: { model: teacher.model, revision: teacher.revision },
     data,
     // Checked against the teacher here, before anything is computed.
     attention: student.attention,
     // How much text is tokenised, and that one step can be filled.
-    tokens: [calibrate.tokens, align.tokens, distill.tokens, evaluate.tokens],
+    tokens: [calibrate.tokens, align.tokens, select.tokens, distill.tokens, evaluate.tokens],
     rows: [align.batch, distill.batch * distill.accumulate],
   }),
 

@@ -5,7 +5,7 @@ import { useCommandLine } from '../support/command-line.ts';
 
 const { molt, start, path, quickJob } = useCommandLine();
 
-const stageNames = ['prepare', 'transfer', 'align', 'distill', 'evaluate', 'export'];
+const stageNames = ['prepare', 'transfer', 'align', 'select', 'distill', 'evaluate', 'export'];
 const jobId = /mj_[0-9a-z]{26}/;
 
 interface JobJson {

@@ -6,6 +6,7 @@ import { openSafetensors } from '../../checkpoints/safetensors.ts';
 import { loadRecipe } from '../../configs/recipe.ts';
 import { startBackend } from '../../kernels/backends.ts';
 import type { StageContext, StageName, StageSummary } from '../../pipeline/stage.ts';
+import type { Trial } from '../../pipeline/stages/select.ts';
 import { stages } from '../../pipeline/stages.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 import { writeTinyTeacher } from '../support/tiny-teacher.ts';
@@ -39,6 +40,7 @@ async function runStages(job: Job = {}) {
       'align.lr=5e-3',
       'distill.tokens=1280',
       'distill.checkpointEvery=3',
+      'select.tokens=256',
       'evaluate.tokens=512',
       'evaluate.prompts=[abc]',
       'evaluate.sampleTokens=8',
@@ -113,7 +115,7 @@ describe('the stages of a job', () => {
 
   test('align lowers the error of every layer, and distill the KL', async () => {
     const { summaries } = await runStages({ set: ['align.tokens=12800', 'distill.tokens=6400'] });
-    const start = summaries.transfer!['start'] as { kl: number };
+    const start = summaries.select!['start'] as { kl: number };
     const { before, after, kept } = summaries.distill as {
       before: { kl: number };
       after: { kl: number };
@@ -144,7 +146,7 @@ describe('the stages of a job', () => {
   test('only the groups that are named change, each with its own rate', async () => {
     const job = await runStages({
       set: ['distill.train=[mixers, norms, embeddings]', 'distill.rates.norms=1e-3', 'distill.rates.embeddings=1e-4'],
-      stages: ['prepare', 'transfer', 'align', 'distill'],
+      stages: ['prepare', 'transfer', 'align', 'select', 'distill'],
     });
     const student = openSafetensors(join(job.root, 'distill/student.safetensors'));
     const names = [...student.tensors.keys()];
@@ -161,6 +163,33 @@ describe('the stages of a job', () => {
     const embeddings = moved('embed.weight', 'model.embed_tokens.weight');
     expect(embeddings).toBeGreaterThan(1e-4);
     expect(embeddings).toBeLessThan(2e-3);
+  });
+
+  test('greedy selection aligns every layer and puts back the one that lowers the KL the most', async () => {
+    const job = await runStages({ set: ['student.attention=0.7', 'select.method=greedy', 'align.tokens=6400'] });
+    const { layout, trials } = job.summaries.select as unknown as { layout: string; trials: Trial[] };
+    expect(trials.map((trial) => trial.layout).slice(0, 3)).toEqual(['AMM', 'MAM', 'MMA']);
+    expect(trials).toHaveLength(5);
+    const best = (from: Trial[]) => from.reduce((low, trial) => (trial.kl < low.kl ? trial : low)).layout;
+    const first = best(trials.slice(0, 3)).indexOf('A');
+    for (const trial of trials.slice(3)) expect(trial.layout[first]).toBe('A');
+    expect(layout).toBe(best(trials.slice(3)));
+    const config = JSON.parse(String(job.file('export/config.json'))) as { layer_types: string[] };
+    expect(config.layer_types.map((type) => (type === 'mamba' ? 'M' : 'A')).join('')).toBe(layout);
+    const student = openSafetensors(join(job.root, 'distill/student.safetensors'));
+    const converted = new Set([...student.tensors.keys()].map((name) => Number(name.split('.')[1])));
+    expect([...converted]).toEqual([layout.indexOf('M')]);
+  });
+
+  test('selection by damage keeps attention where one Mamba layer costs the most', async () => {
+    const job = await runStages({
+      set: ['student.attention=0.4', 'select.method=damage'],
+      stages: ['prepare', 'transfer', 'align', 'select'],
+    });
+    const { layout, trials } = job.summaries.select as unknown as { layout: string; trials: Trial[] };
+    expect(trials.map((trial) => trial.layout)).toEqual(['MAA', 'AMA', 'AAM']);
+    const worst = trials.reduce((high, trial) => (trial.kl > high.kl ? trial : high));
+    expect(layout.indexOf('A')).toBe(worst.layout.indexOf('M'));
   });
 
   test('accumulated micro-batches are one batch', async () => {

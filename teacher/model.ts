@@ -11,16 +11,16 @@ import type { TransformerConfig } from '../models/config.ts';
 import { transformerBindings } from '../models/families/llama.ts';
 import { bosTokenId, eosTokenId } from './tokenizer.ts';
 
-/** 1.17 M parameters. */
+/** 1.3 M parameters. The vocabulary holds nearly every word of the stories whole, which makes looking back easier. */
 export const teacherConfig: TransformerConfig = {
   family: 'llama',
-  vocabSize: 1024,
+  vocabSize: 2048,
   hiddenSize: 128,
   intermediateSize: 320,
   layers: 6,
-  heads: 8,
-  kvHeads: 4,
-  headDim: 16,
+  heads: 4,
+  kvHeads: 2,
+  headDim: 32,
   rmsNormEps: 1e-5,
   rope: { theta: 10_000, scaling: null },
   maxPositions: 512,

@@ -18,8 +18,8 @@ import { measureRecall, type RecallReport } from './recall.ts';
 import { generateStories, tellStories } from './stories.ts';
 import { trainBpe, writeTokenizer } from './tokenizer.ts';
 import {
+  createLessons,
   createOptimiser,
-  createStoryBatches,
   heldOutLoss,
   packStories,
   type TrainingSettings,
@@ -33,18 +33,20 @@ import {
 const seeds = { tokenizer: 1, heldOut: 2, weights: 3, training: 1000 } as const;
 
 const defaults: TrainingSettings = {
-  steps: 5000,
+  steps: 10_000,
+  primerSteps: 1200,
   batch: 2,
   time: 512,
   learningRate: 3e-3,
   warmup: 100,
-  decayFraction: 0.7,
-  weightDecay: 0.1,
+  decayFraction: 0.5,
+  weightDecay: 0.02,
 };
 
 const tokenizerStories = 6000;
 const heldOutStories = 300;
 const recallStories = 100;
+const recallStoriesOnTheWay = 25;
 
 const reportEvery = 20;
 const checkpointEvery = 100;
@@ -68,7 +70,7 @@ async function main(): Promise<void> {
   const bpe = trainBpe(generateStories(seeds.tokenizer, tokenizerStories), teacherConfig.vocabSize);
   writeTokenizer(values.output, bpe, teacherConfig.maxPositions);
   const tokenizer = await loadTokenizer(values.output);
-  const batchOf = createStoryBatches(tokenizer, settings, seeds.training);
+  const batchOf = createLessons(tokenizer, settings, seeds.training);
   const heldOut = tellStories(seeds.heldOut, heldOutStories);
   const heldOutRows = packStories(
     heldOut.map((story) => story.text),
@@ -97,7 +99,10 @@ async function main(): Promise<void> {
       say(`step ${step}/${settings.steps}  loss ${(sum / reportEvery).toFixed(4)}  ${seconds().toFixed(0)} s`);
       sum = 0;
     }
-    if (step % heldOutEvery === 0) say(`held-out loss ${(await heldOutLoss(model, heldOutRows)).toFixed(4)}`);
+    if (step % heldOutEvery === 0) {
+      const few = await measureRecall(model, tokenizer, heldOut.slice(0, recallStoriesOnTheWay));
+      say(`held-out loss ${(await heldOutLoss(model, heldOutRows)).toFixed(4)}, ${describeRecall(few)}`);
+    }
     if (step % checkpointEvery === 0) await saveTrainingState(values.state, trained, { seconds: seconds() });
   }
   await saveTrainingState(values.state, trained, { seconds: seconds() });

@@ -18,12 +18,15 @@ import { type Batch, type Batches, createBatches } from '../pipeline/data/batche
 import { createPacker, type PackedRows } from '../pipeline/data/pack.ts';
 import { nextTokenLabels } from '../pipeline/measure.ts';
 import type { Tokenizer } from '../pipeline/tokenizer.ts';
+import { generatePrimer } from './stories/primer.ts';
 import { generateStories } from './stories.ts';
 import { eosTokenId } from './tokenizer.ts';
 
 export interface TrainingSettings {
   /** Optimiser steps in all. */
   readonly steps: number;
+  /** The first of them, which read the primer. */
+  readonly primerSteps: number;
   /** Rows a step. */
   readonly batch: number;
   /** Tokens in a row. */
@@ -44,29 +47,42 @@ export function packStories(stories: readonly string[], tokenizer: Tokenizer, ti
   return packer.finish();
 }
 
-/** Stories told at a time, and the steps they last: about 200 tokens a story. */
-const STORIES_PER_VOLUME = 500;
-const TOKENS_PER_VOLUME = 90_000;
+/** Texts written at a time, and the tokens they last: at least 90 a primer page, 130 a story. */
+const TEXTS_PER_VOLUME = 1000;
+const TOKENS_PER_VOLUME = 60_000;
 
 /**
- * The batch of every step: new stories as long as training lasts, told a volume at a time. A pure function of the seed
- * and the step, so that a resumed run reads what it would have read.
+ * The batch of every step: first pages of the primer, then stories, new ones as long as training lasts and written a
+ * volume at a time. A pure function of the seed and the step, so that a resumed run reads what it would have read.
  */
-export function createStoryBatches(
+export function createLessons(
   tokenizer: Tokenizer,
-  { batch, time }: TrainingSettings,
+  { batch, time, primerSteps }: TrainingSettings,
   seed: number,
 ): (step: number) => Batch {
   const stepsPerVolume = Math.floor(TOKENS_PER_VOLUME / (batch * time));
-  let open: { readonly volume: number; readonly batches: Batches } | null = null;
+  const volumeOf = createVolumes(tokenizer, time, seed, stepsPerVolume * batch);
   return (step) => {
-    const volume = Math.floor(step / stepsPerVolume);
-    if (open?.volume !== volume) {
-      const rows = packStories(generateStories(seed + volume, STORIES_PER_VOLUME), tokenizer, time);
-      assert(rows.rows >= stepsPerVolume * batch, `a volume has only ${rows.rows} rows`);
-      open = { volume, batches: createBatches(rows, { seed: seed + volume, stream: 'teacher' }) };
+    const lesson = step < primerSteps ? 'primer' : 'stories';
+    const index = step < primerSteps ? step : step - primerSteps;
+    const volume = Math.floor(index / stepsPerVolume);
+    return volumeOf(lesson, volume).batch(index % stepsPerVolume, batch);
+  };
+}
+
+type Lesson = 'primer' | 'stories';
+
+/** Keeps the last volume that was asked for. */
+function createVolumes(tokenizer: Tokenizer, time: number, seed: number, rowsNeeded: number) {
+  const write = { primer: generatePrimer, stories: generateStories } as const;
+  let open: { readonly lesson: Lesson; readonly volume: number; readonly batches: Batches } | null = null;
+  return (lesson: Lesson, volume: number): Batches => {
+    if (open?.lesson !== lesson || open.volume !== volume) {
+      const rows = packStories(write[lesson](seed + volume, TEXTS_PER_VOLUME), tokenizer, time);
+      assert(rows.rows >= rowsNeeded, `a volume has only ${rows.rows} rows of the ${rowsNeeded} it needs`);
+      open = { lesson, volume, batches: createBatches(rows, { seed: seed + volume, stream: lesson }) };
     }
-    return open.batches.batch(step % stepsPerVolume, batch);
+    return open.batches;
   };
 }
 

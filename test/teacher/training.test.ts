@@ -9,8 +9,8 @@ import { measureRecall } from '../../teacher/recall.ts';
 import { generateStories, tellStories } from '../../teacher/stories.ts';
 import { eosTokenId, trainBpe, writeTokenizer } from '../../teacher/tokenizer.ts';
 import {
+  createLessons,
   createOptimiser,
-  createStoryBatches,
   heldOutLoss,
   packStories,
   type TrainingSettings,
@@ -33,7 +33,8 @@ const config = {
   headDim: 8,
 };
 const settings: TrainingSettings = {
-  steps: 60,
+  steps: 50,
+  primerSteps: 15,
   batch: 2,
   time: 64,
   learningRate: 1e-2,
@@ -63,7 +64,7 @@ async function withModel<T>(use: (model: Model, weights: Map<string, tf.Variable
 async function trainSmall(tokenizer: Tokenizer): Promise<{ losses: number[]; heldOut: number[]; final: Float32Array }> {
   return withModel(async (model, weights) => {
     const heldOutRows = packStories(generateStories(33, 10), tokenizer, settings.time);
-    const batchOf = createStoryBatches(tokenizer, settings, 32);
+    const batchOf = createLessons(tokenizer, settings, 32);
     const { optimiser } = createOptimiser(weights, settings);
     const heldOut = [await heldOutLoss(model, heldOutRows)];
     const losses: number[] = [];
@@ -100,16 +101,20 @@ test('a story is a document of its own: from <s> to </s>', async () => {
   expect(rows.start[length]).toBe(length % 32);
 });
 
-test('the batch of a step depends on nothing but the step', async () => {
+test('the batch of a step depends on nothing but the step: primer first, then stories, volume after volume', async () => {
   const tokenizer = await smallTokenizer();
-  const large = { ...settings, batch: 4, time: 512 };
-  const inOrder = createStoryBatches(tokenizer, large, 40);
-  const jumping = createStoryBatches(tokenizer, large, 40);
-  // 90,000 tokens a volume: step 42 is the last of the first one.
-  const expected = [42, 43, 44].map((step) => inOrder(step));
-  const found = [44, 42, 43].map((step) => jumping(step));
-  expect(found).toEqual([expected[2], expected[0], expected[1]]);
-  expect(expected[0]!.ids).not.toEqual(expected[1]!.ids);
+  const large = { ...settings, batch: 4, time: 512, primerSteps: 2 };
+  const inOrder = createLessons(tokenizer, large, 40);
+  const jumping = createLessons(tokenizer, large, 40);
+  // 60,000 tokens a volume are 29 steps: the first volume of stories ends with step 30.
+  const steps = [1, 2, 30, 31];
+  const expected = steps.map((step) => inOrder(step));
+  const found = [...steps].reverse().map((step) => jumping(step));
+  expect(found.reverse()).toEqual(expected);
+  const texts = expected.map(({ ids }) => tokenizer.decode(ids.subarray(0, 512)));
+  expect(new Set(texts).size).toBe(steps.length);
+  // Pages of the primer have no paragraphs.
+  expect(texts.map((text) => text.includes('\n'))).toEqual([false, true, true, true]);
 });
 
 test('the written directory is a Llama checkpoint that holds the weights in bf16', async () => {

@@ -2,7 +2,6 @@ import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
 
@@ -10,9 +9,16 @@ const root = resolve(import.meta.dirname, '../..');
 const script = join(root, 'scripts', 'setup.mjs');
 const lock = join(root, 'build', 'setup-lock');
 
-async function setUp(environment: Record<string, string> = {}) {
+/** `onOutput` is called with what was said so far. */
+async function setUp(environment: Record<string, string> = {}, onOutput: (text: string) => void = () => {}) {
   const started = performance.now();
-  const { stderr } = await promisify(execFile)(process.execPath, [script], { env: { ...process.env, ...environment } });
+  const running = promisify(execFile)(process.execPath, [script], { env: { ...process.env, ...environment } });
+  let said = '';
+  running.child.stderr!.on('data', (text) => {
+    said += String(text);
+    onOutput(said);
+  });
+  const { stderr } = await running;
   return { lines: stderr.trimEnd().split('\n'), seconds: (performance.now() - started) / 1000 };
 }
 
@@ -51,10 +57,10 @@ test.skipIf(!ready)('without a compiler set-up succeeds and says which backend t
 test.skipIf(!ready)('a second set-up waits for the first, and a dead one does not block it', async () => {
   mkdirSync(lock, { recursive: true });
   writeFileSync(join(lock, String(process.pid)), '');
-  const waiting = setUp();
-  await sleep(500);
-  rmSync(lock, { recursive: true });
-  expect((await waiting).lines[0]).toContain('another set-up is at work here');
+  const { lines } = await setUp({}, (said) => {
+    if (said.includes('another set-up')) rmSync(lock, { recursive: true, force: true });
+  });
+  expect(lines[0]).toContain('another set-up is at work here');
 
   mkdirSync(lock);
   // No process has this number: it is above the largest the kernel gives.

@@ -76,7 +76,7 @@ void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K,
   constexpr int64_t most_panels = kColumns / (2 * kLanes) + 2;
   const int64_t block_depth = blocks_of(K, blocks_of(K, kDepth));
   // Rows of B that lie as the tile wants them are used in place while the block is small or few rows of A read it.
-  const bool copy_all = transB || (block_depth * smaller(N, kColumns) > 32768 && M > 32);
+  const bool copy_all = transB || (block_depth * smaller(N, kColumns) > 32768 && M > kRowsPerTask);
   Scratch scratch;
   float* copies = scratch.floats(block_depth * round_up(smaller(N, kColumns), 2 * kLanes));
 

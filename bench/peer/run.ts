@@ -79,9 +79,9 @@ interface Row {
   readonly oursRss: number;
   readonly peerRss: number;
   readonly rssRatio: number;
-  /** Rounds that entered the medians, and whether they were quiet enough to be believed. */
+  /** Rounds that entered the medians, and whether enough of them can be believed: with several threads, enough quiet ones. */
   readonly rounds: number;
-  readonly quiet: boolean;
+  readonly usable: boolean;
   /** Relative difference of loss and of gradient norm between the sides in the first step, before any update. */
   readonly lossDifference: number;
   readonly normDifference: number;
@@ -114,7 +114,7 @@ for (const config of options.configs.split(',') as WorkloadName[]) {
 if (options.json !== undefined) writeResult(options.json, rows);
 
 function writeResult(path: string, rows: readonly Row[]): void {
-  writeFileSync(path, `${JSON.stringify({ machine, commit, rows }, null, 1)}\n`);
+  writeFileSync(path, `${JSON.stringify({ machine, commit, rows }, null, 2)}\n`);
 }
 
 async function compare(config: WorkloadName, directory: string, threads: number): Promise<Row> {
@@ -167,8 +167,8 @@ async function compare(config: WorkloadName, directory: string, threads: number)
     while (!enough() && performance.now() < deadline) rounds.push((await both(stepsPerRound)) as [Round, Round]);
 
     const quietRounds = rounds.filter(isQuiet);
-    const quiet = threads === 1 || quietRounds.length >= fewestRounds;
-    const counted = threads > 1 && quiet ? quietRounds : rounds;
+    const usable = threads === 1 || quietRounds.length >= fewestRounds;
+    const counted = threads > 1 && usable ? quietRounds : rounds;
     const speed = (index: 0 | 1) => median(counted.map((pair) => (threads === 1 ? pair[index].cpu : pair[index].wall)));
     const oursRss = peakResident(ours.process.pid!);
     const peerRss = peakResident(peer.process.pid!);
@@ -184,7 +184,7 @@ async function compare(config: WorkloadName, directory: string, threads: number)
       peerRss,
       rssRatio: oursRss / peerRss,
       rounds: counted.length,
-      quiet,
+      usable,
       lossDifference,
       normDifference,
       lossDrift,
@@ -251,7 +251,7 @@ function print(row: Row): void {
       `${row.ours.toFixed(1)} : ${row.peer.toFixed(1)} ${row.unit}`.padEnd(32),
       `× ${row.ratio.toFixed(2)}`,
       `   ${megabytes(row.oursRss)} : ${megabytes(row.peerRss)}  × ${row.rssRatio.toFixed(2)}`,
-      `   ${row.rounds} rounds${row.quiet ? '' : ', none quiet: do not quote'}`,
+      `   ${row.rounds} rounds${row.usable ? '' : ', not quiet: do not quote'}`,
       `   loss ± ${row.lossDifference.toExponential(0)}, norm ± ${row.normDifference.toExponential(0)}`,
       `   later loss ± ${row.lossDrift.toExponential(0)}`,
     ].join(' '),

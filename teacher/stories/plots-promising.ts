@@ -18,7 +18,7 @@ const password: Plot = {
       treat: pick.one(['lemonade', 'biscuits', 'nuts', 'cocoa', 'warm bread', 'cherry juice']),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(
@@ -88,7 +88,7 @@ const message: Plot = {
       hour: pick.one(['three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten']),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(
@@ -153,7 +153,7 @@ const darkNight: Plot = {
       hide: pick.hollow(),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(
@@ -218,7 +218,7 @@ const newPet: Plot = {
       place: pick.outdoors(),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(
@@ -285,7 +285,7 @@ const seed: Plot = {
       day: pick.one(weekdays),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(
@@ -359,7 +359,7 @@ const hatsInTheWind: Plot = {
       spot: pick.outdoorSpot(),
     };
   },
-  sideFacts: false,
+  protagonist: 'children',
   paragraphs: [
     [
       step(
@@ -434,7 +434,7 @@ const paintedDoor: Plot = {
       ]),
     };
   },
-  sideFacts: true,
+  protagonist: 'child',
   paragraphs: [
     [
       step(

@@ -51,6 +51,17 @@ function spreadEvenly(fraction: number, layers: number): string {
   return letters.join('');
 }
 
+/** Whether layouts are compared after alignment, so that every layer is transferred and aligned first. */
+export function measuresLayouts({
+  student,
+  select,
+}: {
+  readonly student: { readonly attention: number | string };
+  readonly select: { readonly method: string };
+}): boolean {
+  return typeof student.attention === 'number' && select.method !== 'uniform';
+}
+
 function layoutError(message: string, hint: string) {
   return moltError('recipe_invalid', { field: 'student.attention', message, hint });
 }

@@ -4,7 +4,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { resolveLayout } from '../configs/layout.ts';
+import { measuresLayouts, resolveLayout } from '../configs/layout.ts';
 import type { Recipe } from '../configs/recipe.ts';
 import { startBackend } from '../kernels/backends.ts';
 import type { HybridConfig } from '../models/config.ts';
@@ -57,15 +57,15 @@ export async function openWorkbench(context: StageContext): Promise<Workbench> {
 }
 
 /** The student that this recipe makes of this teacher. One state channel more than head_dim: the ones channel. */
-function studentConfig(teacher: Model, { student, select }: Recipe, selected: string | undefined): HybridConfig {
+function studentConfig(teacher: Model, recipe: Recipe, selected: string | undefined): HybridConfig {
+  const { student } = recipe;
   const { transformer } = teacher.network;
-  const measured = typeof student.attention === 'number' && select.method !== 'uniform';
   return {
     transformer,
     layout:
       selected !== undefined
         ? readLayout(selected)
-        : measured
+        : measuresLayouts(recipe)
           ? 'M'.repeat(transformer.layers)
           : resolveLayout(student.attention, transformer.layers),
     mamba: {
@@ -83,10 +83,11 @@ function readLayout(artifact: string): string {
 }
 
 /** Every stage reads rows that no other has seen, as far as there are enough; otherwise all read all of them. */
-function divideRows(data: PackedRows, { calibrate, align, select }: Recipe): Workbench['train'] {
+function divideRows(data: PackedRows, recipe: Recipe): Workbench['train'] {
   const ends: number[] = [];
   let end = 0;
-  for (const { tokens } of [calibrate, align, select]) {
+  const { calibrate, align, select } = recipe;
+  for (const tokens of [calibrate.tokens, align.tokens, measuresLayouts(recipe) ? select.tokens : 0]) {
     end += Math.ceil(tokens / data.time);
     ends.push(end);
   }

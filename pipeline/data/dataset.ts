@@ -9,6 +9,7 @@ import { setImmediate } from 'node:timers/promises';
 import { writeFileAtomic } from '../../checkpoints/files.ts';
 import { openSafetensors } from '../../checkpoints/safetensors.ts';
 import { saveSafetensors } from '../../checkpoints/safetensors-writer.ts';
+import { measuresLayouts } from '../../configs/layout.ts';
 import type { Recipe } from '../../configs/recipe.ts';
 import { moltError } from '../../errors.ts';
 import type { Tokenizer } from '../tokenizer.ts';
@@ -56,7 +57,10 @@ export interface BuildOptions {
 }
 
 /** The parts of a recipe that decide what is in a dataset. */
-export type DatasetRecipe = Pick<Recipe, 'seed' | 'data' | 'calibrate' | 'align' | 'select' | 'distill' | 'evaluate'>;
+export type DatasetRecipe = Pick<
+  Recipe,
+  'seed' | 'data' | 'student' | 'calibrate' | 'align' | 'select' | 'distill' | 'evaluate'
+>;
 
 /** Throws `text_not_found`, `text_invalid`, and `text_too_small` if one step or one held-out row cannot be filled. */
 export async function buildDataset(
@@ -116,13 +120,15 @@ export function openDataset(dir: string): Dataset {
 }
 
 /** Rows the stages can use: training for calibration, alignment, selection and distillation one after the other; measuring. */
-export function wantedRows({ data, calibrate, align, select, distill, evaluate }: DatasetRecipe): {
+export function wantedRows(recipe: DatasetRecipe): {
   readonly train: number;
   readonly heldOut: number;
 } {
+  const { data, calibrate, align, select, distill, evaluate } = recipe;
   const rows = (tokens: number): number => Math.ceil(tokens / data.sequence);
+  const selection = measuresLayouts(recipe) ? rows(select.tokens) : 0;
   return {
-    train: rows(calibrate.tokens) + rows(align.tokens) + rows(select.tokens) + rows(distill.tokens),
+    train: rows(calibrate.tokens) + rows(align.tokens) + selection + rows(distill.tokens),
     heldOut: rows(evaluate.tokens),
   };
 }

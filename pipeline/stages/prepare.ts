@@ -26,6 +26,7 @@ export const prepare: Stage = {
     data,
     // Checked against the teacher here, before anything is computed.
     attention: student.attention,
+    method: select.method,
     // How much text is tokenised, and that one step can be filled.
     tokens: [calibrate.tokens, align.tokens, select.tokens, distill.tokens, evaluate.tokens],
     rows: [align.batch, distill.batch * distill.accumulate],

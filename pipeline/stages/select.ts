@@ -13,7 +13,7 @@
 import { join } from 'node:path';
 import type * as tf from '@tensorflow/tfjs-core';
 import { writeFileAtomic } from '../../checkpoints/files.ts';
-import { attentionLayers } from '../../configs/layout.ts';
+import { attentionLayers, measuresLayouts } from '../../configs/layout.ts';
 import { layersOf } from '../../models/network.ts';
 import { loadVariables, studentModel } from '../load-model.ts';
 import { measure } from '../measure.ts';
@@ -74,7 +74,7 @@ async function chooseLayout(
 ): Promise<string> {
   const { student: wanted, select: settings } = context.recipe;
   const { layout: candidates } = bench.student.network;
-  if (typeof wanted.attention === 'string' || settings.method === 'uniform') return candidates;
+  if (typeof wanted.attention === 'string' || !measuresLayouts(context.recipe)) return candidates;
   const layers = candidates.length;
   const budget = attentionLayers(wanted.attention, layers);
   const total = settings.method === 'damage' ? layers : (budget * (2 * layers - budget + 1)) / 2;

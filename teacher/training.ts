@@ -47,8 +47,8 @@ export function packStories(stories: readonly string[], tokenizer: Tokenizer, ti
   return packer.finish();
 }
 
-/** Texts written at a time, and the tokens of them that are read: a page of the primer has about 68, a story 160. */
-const TEXTS_PER_VOLUME = { primer: 1000, stories: 420 } as const;
+/** Texts written at a time, and the tokens they last: at least 90 a primer page, 130 a story. */
+const TEXTS_PER_VOLUME = 1000;
 const TOKENS_PER_VOLUME = 60_000;
 
 /**
@@ -78,7 +78,7 @@ function createVolumes(tokenizer: Tokenizer, time: number, seed: number, rowsNee
   let open: { readonly lesson: Lesson; readonly volume: number; readonly batches: Batches } | null = null;
   return (lesson: Lesson, volume: number): Batches => {
     if (open?.lesson !== lesson || open.volume !== volume) {
-      const rows = packStories(write[lesson](seed + volume, TEXTS_PER_VOLUME[lesson]), tokenizer, time);
+      const rows = packStories(write[lesson](seed + volume, TEXTS_PER_VOLUME), tokenizer, time);
       assert(rows.rows >= rowsNeeded, `a volume has only ${rows.rows} rows of the ${rowsNeeded} it needs`);
       open = { lesson, volume, batches: createBatches(rows, { seed: seed + volume, stream: lesson }) };
     }

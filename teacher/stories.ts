@@ -15,7 +15,7 @@ import { parseArgs } from 'node:util';
 import { describeError, moltError } from '../errors.ts';
 import { createRandom, type Random } from '../kernels/random.ts';
 import { createPicker } from './stories/casting.ts';
-import { introductions, lastLines, sideFacts } from './stories/frame.ts';
+import { lastLines, sideFacts } from './stories/frame.ts';
 import { type Cast, expand, extractRecalls, type Recall } from './stories/grammar.ts';
 import { beginnings } from './stories/lexicon.ts';
 import type { Plot, SideFact, Step } from './stories/plot.ts';
@@ -37,8 +37,7 @@ export interface Story {
   readonly recalls: readonly Recall[];
 }
 
-/** How often a story has an introduction, a side fact, where its plot allows one, and a last line. */
-const INTRODUCTION_SHARE = 0.25;
+/** How often a story has a side fact, where its plot allows one, and a last line. */
 const SIDE_FACT_SHARE = 0.75;
 const LAST_LINE_SHARE = 0.5;
 
@@ -59,14 +58,11 @@ export function tellStory(random: Random, plot: Plot = oneOf(plots, random)): St
   const cast: Cast = { when: pick.one(beginnings), ...plot.cast(pick) };
   const paragraphs = plot.paragraphs.map((steps) => tellSteps(steps, cast, random));
   const ending: string[] = [];
-  if (plot.protagonist === 'child' && random.next() < SIDE_FACT_SHARE) {
+  if (plot.sideFacts && random.next() < SIDE_FACT_SHARE) {
     const fact = oneOf<SideFact>(sideFacts, random);
     const factCast = { ...fact.cast(pick), hero: cast['hero']! };
     paragraphs[0] = `${tellSteps([fact.told], factCast, random)} ${paragraphs[0]}`;
     ending.push(tellSteps([fact.recalled], factCast, random));
-  }
-  if (plot.protagonist !== 'children' && random.next() < INTRODUCTION_SHARE) {
-    paragraphs[0] = `${tellSteps([introductions[plot.protagonist]], cast, random)} ${paragraphs[0]}`;
   }
   if (random.next() < LAST_LINE_SHARE) ending.push(tellSteps([lastLines], cast, random));
   if (ending.length > 0) paragraphs.push(ending.join(' '));

@@ -1,6 +1,6 @@
 /**
- * What stands around a plot: an introduction, a side fact about the hero that comes back in the last paragraph, and a
- * last line. Any side fact goes with any plot that has one child as its hero.
+ * What stands around a plot: a side fact that introduces the hero and comes back in the last paragraph, and a last line.
+ * Any of them goes with any plot that has a child as its hero.
  */
 
 import { noun } from './grammar.ts';
@@ -187,15 +187,6 @@ export const sideFacts: readonly SideFact[] = [
     ),
   },
 ];
-
-/** How a story may open, before anything else is told of its hero. */
-export const introductions = {
-  child: step(
-    'Once upon a time there was a {hero.child} called {hero}.',
-    'Once upon a time there lived a {hero.child} whose name was {hero}.',
-  ),
-  creature: step('Once upon a time there lived {hero.a}.', 'Once upon a time there was {hero.a}.'),
-} as const;
 
 export const lastLines: Step = step(
   'It had been a [good|long|wonderful] day.',

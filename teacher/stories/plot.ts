@@ -14,8 +14,8 @@ export interface Plot {
   /** Must have a `hero`. */
   readonly cast: (pick: Picker) => Cast;
   readonly paragraphs: readonly (readonly Step[])[];
-  /** Who the hero is: a child alone may be introduced and have a side fact, a creature may be introduced. */
-  readonly protagonist: 'child' | 'children' | 'creature';
+  /** Whether a side fact about the hero's day fits: not where animals talk. */
+  readonly sideFacts: boolean;
 }
 
 /** A fact beside the plot: told at the end of the first paragraph, recalled before the story closes. */

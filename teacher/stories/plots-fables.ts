@@ -17,7 +17,7 @@ const adviceOfTheElder: Plot = {
       ill: pick.one(['cold', 'sore paw', 'bad tooth', 'cough', 'fever', 'stomach ache']),
     };
   },
-  protagonist: 'creature',
+  sideFacts: false,
   paragraphs: [
     [
       step(
@@ -86,7 +86,7 @@ const sharedSupper: Plot = {
       secret: pick.one(secretWords),
     };
   },
-  protagonist: 'creature',
+  sideFacts: false,
   paragraphs: [
     [
       step(
@@ -142,7 +142,7 @@ const keptPromise: Plot = {
       secret: pick.one(secretWords),
     };
   },
-  protagonist: 'creature',
+  sideFacts: false,
   paragraphs: [
     [
       step(
@@ -180,7 +180,7 @@ const keptPromise: Plot = {
       step(
         'This time {hero} kept the promise. The next day {hero.they} brought {strong.them} {!promise}.',
         '"I still owe you {!promise}," said {hero}, and {hero.they} went and got it.',
-        '"And what about {!promise}?" asked {strong}. "Here you are," {hero} said the next day.',
+        '"And what about {!promise}?" asked {strong}. "Here it is," {hero} said the next day.',
       ),
       step(
         'Since then nobody has seen one without the other.',

@@ -11,7 +11,7 @@ const hiddenThing: Plot = {
     const hero = pick.child();
     return { hero, friend: pick.friendOf(hero), thing: pick.thing(), spot: pick.spot() };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -75,7 +75,7 @@ const lostOnTheWay: Plot = {
     const hero = pick.child();
     return { hero, helper: pick.friendOf(hero), thing: pick.thing(), first, second, third, spot: pick.outdoorSpot() };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -143,7 +143,7 @@ const treasureMap: Plot = {
       treasure: pick.thing(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -212,7 +212,7 @@ const lostAnimal: Plot = {
       spot: pick.hollow(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -279,7 +279,7 @@ const missingOne: Plot = {
       place: pick.outdoors(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -350,7 +350,7 @@ const threeBoxes: Plot = {
       allThings: { text: listing(things.map((thing) => thing['the']!)) },
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(

@@ -10,7 +10,7 @@ const gift: Plot = {
     const hero = pick.child();
     return { hero, friend: pick.friendOf(hero), giver: pick.neighbour(), thing: pick.thing(), place: pick.place() };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -73,7 +73,7 @@ const swap: Plot = {
     const hero = pick.child();
     return { hero, friend: pick.friendOf(hero), mine: pick.thing(), yours: pick.thing(), place: pick.place() };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -147,7 +147,7 @@ const borrowedTool: Plot = {
       place: pick.outdoors(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -209,7 +209,7 @@ const race: Plot = {
     const [from, to] = [pick.outdoors(), pick.outdoors()];
     return { hero, rival: pick.friendOf(hero), judge: pick.neighbour(), prize: pick.one(prizes), from, to };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -277,7 +277,7 @@ const favouriteFruit: Plot = {
       day: pick.one(['birthday', 'name day']),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -344,7 +344,7 @@ const brokenThing: Plot = {
       pet: pick.noun(['dog', 'cat', 'parrot', 'goat']),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -418,7 +418,7 @@ const shopping: Plot = {
       place: pick.outdoors(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(

@@ -18,7 +18,7 @@ const password: Plot = {
       treat: pick.one(['lemonade', 'biscuits', 'nuts', 'cocoa', 'warm bread', 'cherry juice']),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -88,7 +88,7 @@ const message: Plot = {
       hour: pick.one(['three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten']),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -153,7 +153,7 @@ const darkNight: Plot = {
       hide: pick.hollow(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -218,7 +218,7 @@ const newPet: Plot = {
       place: pick.outdoors(),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -285,7 +285,7 @@ const seed: Plot = {
       day: pick.one(weekdays),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(
@@ -359,7 +359,7 @@ const hatsInTheWind: Plot = {
       spot: pick.outdoorSpot(),
     };
   },
-  protagonist: 'children',
+  sideFacts: false,
   paragraphs: [
     [
       step(
@@ -434,7 +434,7 @@ const paintedDoor: Plot = {
       ]),
     };
   },
-  protagonist: 'child',
+  sideFacts: true,
   paragraphs: [
     [
       step(

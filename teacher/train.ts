@@ -86,18 +86,18 @@ async function main(): Promise<void> {
 
   const began = performance.now() / 1000 - (notes['seconds'] ?? 0);
   const seconds = () => performance.now() / 1000 - began;
-  let sum = 0;
+  let losses: number[] = [];
   const interrupted = onInterrupt();
   while (optimiser.step < settings.steps && !interrupted.aborted) {
     const loss = await trainStep(model, optimiser, batchOf(optimiser.step), settings);
     if (!Number.isFinite(loss)) {
       throw moltError('non_finite_loss', { message: `the loss is ${loss} at step ${optimiser.step}` });
     }
-    sum += loss;
+    losses.push(loss);
     const { step } = optimiser;
     if (step % reportEvery === 0) {
-      say(`step ${step}/${settings.steps}  loss ${(sum / reportEvery).toFixed(4)}  ${seconds().toFixed(0)} s`);
-      sum = 0;
+      say(`step ${step}/${settings.steps}  loss ${mean(losses).toFixed(4)}  ${seconds().toFixed(0)} s`);
+      losses = [];
     }
     if (step % heldOutEvery === 0) {
       const few = await measureRecall(model, tokenizer, heldOut.slice(0, recallStoriesOnTheWay));
@@ -125,6 +125,10 @@ function describeRecall({ withStory, withoutFact, distance }: RecallReport): str
     `recall of ${withStory.count} facts over ${distance.toFixed(0)} tokens: first token ${percent(withStory.first)}, ` +
     `whole ${percent(withStory.whole)}; with the fact cut away ${percent(withoutFact.first)} and ${percent(withoutFact.whole)}`
   );
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function wholeNumber(option: string, text: string): number {

@@ -60,7 +60,6 @@ export const errorKinds = {
   redis_missing: environment,
   redis_unavailable: environment,
   backend_unavailable: environment,
-  compiler_missing: environment,
   // jobs
   job_not_found: missing,
   job_state: input,

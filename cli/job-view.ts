@@ -117,8 +117,12 @@ export function reportLines(record: JobRecord, result: EvaluationSummary, export
     `model      ${model}`,
     `in Python  transformers.AutoModelForCausalLM.from_pretrained('${model}')`,
     `copy it    ${molt} download ${record.id} -o student`,
-    `try it     ${molt} generate --model student --prompt 'Once upon a time'`,
+    `try it     ${molt} generate --model student --prompt ${shellQuoted(result.samples[0]?.prompt ?? 'Once upon a time')}`,
   ];
+}
+
+function shellQuoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
 /** As a person would type it: relative when it lies below the working directory. */

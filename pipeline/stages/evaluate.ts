@@ -6,6 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
+import type { CardEvaluation } from '../../checkpoints/model-card.ts';
 import { cacheBytes } from '../../models/cache.ts';
 import { generate } from '../../models/generate.ts';
 import { hiddenStates, type MixerTrace, type Model } from '../../models/hybrid.ts';
@@ -19,31 +20,10 @@ import type { Stage } from '../stage.ts';
 import { loadTokenizer, type Tokenizer } from '../tokenizer.ts';
 import { openWorkbench } from '../workbench.ts';
 
-export interface Sample {
-  readonly prompt: string;
-  readonly teacher: string;
-  readonly student: string;
-}
+type Sample = CardEvaluation['samples'][number];
 
-/** Also the `result` of a job. */
-export interface EvaluationSummary {
-  readonly layers: string;
-  readonly teacher: { readonly perplexity: number };
-  readonly start: { readonly kl: number; readonly perplexity: number; readonly top1: number };
-  readonly end: { readonly kl: number; readonly perplexity: number; readonly top1: number };
-  /** Tokens trained on: alignment and distillation together. */
-  readonly tokens: number;
-  readonly heldOutTokens: number;
-  readonly samples: readonly Sample[];
-  readonly cache: {
-    readonly teacherBytesPerToken: number;
-    readonly studentBytesPerToken: number;
-    /** Bytes of the student that do not grow with the text. */
-    readonly studentStateBytes: number;
-  };
-  readonly parameters: { readonly attentionLayer: number; readonly mambaLayer: number };
-  readonly rho: number;
-}
+/** Also the `result` of a job, and what the model card words. */
+export type EvaluationSummary = CardEvaluation;
 
 export const evaluate: Stage = {
   name: 'evaluate',

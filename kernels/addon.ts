@@ -6,7 +6,8 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-export type HostArray = Float32Array | Int32Array | Uint8Array;
+/** Uint16Array: the bits of bf16 values. */
+export type HostArray = Float32Array | Int32Array | Uint8Array | Uint16Array;
 
 export interface NativeStats {
   /** Bytes of live tensors on the stream, as requested. */

@@ -7,12 +7,14 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import type { HostArray, NativeAddon, NativeStats } from './addon.ts';
-import type { OutputSpec } from './rows/row.ts';
+import { floatsFromBf16 } from './bf16.ts';
+import type { OutputSpec, Storage } from './rows/row.ts';
 
 export const nativeBackendName = 'native';
 
 /** The number kernels/native/core/op.h gives a dtype. */
 const storageCode: Partial<Record<tf.DataType, number>> = { float32: 0, int32: 1, bool: 2 };
+const bf16Code = 3;
 
 interface Entry {
   /** Buffer id in the addon; -1 for strings, which stay on the host. */
@@ -71,20 +73,32 @@ export class NativeBackend extends tf.KernelBackend {
       at = encodeShape(commands, at, input.shape);
     }
     for (const output of outputs) {
-      commands[at++] = storageOf(output.dtype);
+      commands[at++] = codeOf(output);
       at = encodeShape(commands, at, output.shape);
     }
     for (const attribute of attributes) commands[at++] = attribute;
     if (at > commandLength) throw new Error(`a kernel call of ${at} numbers is longer than ${commandLength}`);
     this.addon.run();
-    return outputs.map((output, i) => this.register(commands[i]!, output.shape, output.dtype));
+    return outputs.map((output, i) => this.register(commands[i]!, output));
   }
 
-  private register(id: number, shape: readonly number[], dtype: tf.DataType): tf.TensorInfo {
+  private register(id: number, output: OutputSpec): tf.TensorInfo {
+    const { shape, dtype } = output;
     const dataId = {};
     const size = tf.util.sizeFromShape(shape as number[]);
-    this.data.set(dataId, { id, dtype, storage: storageOf(dtype), size, strings: undefined, references: 1 });
+    this.data.set(dataId, { id, dtype, storage: codeOf(output), size, strings: undefined, references: 1 });
     return { dataId, shape: shape as number[], dtype };
+  }
+
+  /** How the values of a tensor lie in memory. Everything but float32 has one way only, which counts as f32 here. */
+  storage(dataId: tf.DataId): Storage {
+    return this.data.get(dataId).storage === bf16Code ? 'bf16' : 'f32';
+  }
+
+  /** A float32 tensor from the bits of bf16 values, stored as they are. */
+  writeBf16(values: Uint16Array, shape: readonly number[]): tf.TensorInfo {
+    const id = this.addon.write(values);
+    return this.register(id, { shape, dtype: 'float32', storage: 'bf16' });
   }
 
   override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): tf.DataId {
@@ -106,21 +120,21 @@ export class NativeBackend extends tf.KernelBackend {
       return;
     }
     const id = this.addon.write(toHostArray(values, size, dtype));
-    this.data.set(dataId, { id, dtype, storage: storageOf(dtype), size, strings: undefined, references });
+    this.data.set(dataId, { id, dtype, storage: codeOf({ dtype }), size, strings: undefined, references });
   }
 
   override readSync(dataId: tf.DataId): tf.BackendValues {
     const entry = this.data.get(dataId);
     if (entry.strings !== undefined) return entry.strings;
-    const target = newHostArray(entry.dtype, entry.size);
+    const target = readTarget(entry);
     this.addon.read(entry.id, target);
-    return target;
+    return fromStorage(target);
   }
 
   override async read(dataId: tf.DataId): Promise<tf.BackendValues> {
     const entry = this.data.get(dataId);
     if (entry.strings !== undefined) return entry.strings;
-    return this.addon.readAsync(entry.id, newHostArray(entry.dtype, entry.size));
+    return fromStorage(await this.addon.readAsync(entry.id, readTarget(entry)));
   }
 
   /** Waits for everything enqueued. @throws Error when an operation failed on the stream. */
@@ -195,13 +209,23 @@ function encodeShape(commands: Float64Array, at: number, shape: readonly number[
   return at;
 }
 
-function storageOf(dtype: tf.DataType): number {
+function codeOf({ dtype, storage }: Pick<OutputSpec, 'dtype' | 'storage'>): number {
+  if (storage === 'bf16') return bf16Code;
   const code = storageCode[dtype];
   if (code === undefined) throw new Error(`the native backend has no ${dtype} tensors`);
   return code;
 }
 
-function newHostArray(dtype: tf.DataType, size: number): HostArray {
+function readTarget({ storage, dtype, size }: Entry): HostArray {
+  return storage === bf16Code ? new Uint16Array(size) : newHostArray(dtype, size);
+}
+
+/** What tfjs expects of a read: bf16 values become float32, exactly. */
+function fromStorage(values: HostArray): Float32Array | Int32Array | Uint8Array {
+  return values instanceof Uint16Array ? floatsFromBf16(values) : values;
+}
+
+function newHostArray(dtype: tf.DataType, size: number): Float32Array | Int32Array | Uint8Array {
   if (dtype === 'float32') return new Float32Array(size);
   return dtype === 'int32' ? new Int32Array(size) : new Uint8Array(size);
 }

@@ -39,18 +39,47 @@ export function registerNativeKernels(backend: NativeBackend): void {
 
 function kernelFunction(row: KernelRow, index: number): tf.KernelFunc {
   const listInputs = row.inputs === 'numbered' ? numberedInputs : namedInputs(row.kernel, row.inputs);
+  const isView = viewRows.includes(row);
   return ({ inputs, attrs, backend }) => {
     const native = backend as NativeBackend;
     const infos = listInputs(inputs);
-    const plan = row.plan(infos, attrs ?? {});
+    const casts = isView ? [] : castInputs(native, row, infos);
+    const storages = infos.map(({ dataId }) => native.storage(dataId));
+    const plan = row.plan(infos, attrs ?? {}, storages);
     if ('view' in plan) {
       const { dataId, dtype } = infos[0]!;
       native.incRef(dataId);
       return { dataId, dtype, shape: plan.view as number[] };
     }
     const outputs = native.run(index, plan.inputs ?? infos, plan.outputs, plan.attributes ?? []);
+    for (const { dataId } of casts) native.disposeData(dataId);
     return outputs.length === 1 && plan.list === undefined ? outputs[0]! : outputs;
   };
+}
+
+const castCounts = new Map<string, number>();
+
+/** How often each kernel needed an input cast to float32 because it cannot read bf16. A hot path should have none. */
+export function implicitCastCounts(): Record<string, number> {
+  return Object.fromEntries(castCounts);
+}
+
+export function resetImplicitCastCounts(): void {
+  castCounts.clear();
+}
+
+/** Replaces, in `infos`, what is stored as bf16 and may not be by float32 copies, which the caller disposes. */
+function castInputs(native: NativeBackend, row: KernelRow, infos: tf.TensorInfo[]): readonly tf.TensorInfo[] {
+  const casts: tf.TensorInfo[] = [];
+  for (let i = 0; i < infos.length; i++) {
+    const info = infos[i]!;
+    if (native.storage(info.dataId) === 'f32' || row.readsBf16?.(i) === true) continue;
+    castCounts.set(row.kernel, (castCounts.get(row.kernel) ?? 0) + 1);
+    const cast = native.run(native.addon.kernels.indexOf('CastStorage'), [info], [{ ...info, storage: 'f32' }], []);
+    infos[i] = cast[0]!;
+    casts.push(cast[0]!);
+  }
+  return casts;
 }
 
 function namedInputs(kernel: string, names: readonly string[]) {

@@ -9,6 +9,10 @@ import { signature } from './signature.ts';
 const adamW = ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'biasCorrection1', 'biasCorrection2', 'gradScale'];
 
 export const fusedRows: readonly KernelRow[] = [
+  signature('CastStorage', 'x:float[*R] -> [*R]', ['storage'], {
+    outputs: ({ storage }) => (storage === 1 ? '[*R]:bf16' : '[*R]'),
+  }),
+
   signature('Linear', 'x[*R,K] weight[N,K] -> [*R,N]'),
   signature('LinearInputGrad', 'dy[*R,N] weight[N,K] -> [*R,K]'),
   signature('LinearWeightGrad', 'dy[*R,N] x[*R,K] -> [N,K]'),

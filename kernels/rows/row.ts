@@ -7,9 +7,18 @@ import type * as tf from '@tensorflow/tfjs-core';
 
 export type Attributes = tf.NamedAttrMap;
 
+/**
+ * How a float32 tensor lies in memory: as float32, or as bf16, its upper half. Only memory: tfjs and every caller see
+ * float32 either way. A kernel is given bf16 only for inputs whose row says that it reads it; for all others the
+ * registry casts first, so every kernel works with every tensor, only slower.
+ */
+export type Storage = 'f32' | 'bf16';
+
 export interface OutputSpec {
   readonly shape: readonly number[];
   readonly dtype: tf.DataType;
+  /** Default f32; only for float32. */
+  readonly storage?: Storage;
 }
 
 /** One command for the stream. */
@@ -38,8 +47,17 @@ export interface KernelRow {
    * called 0, 1, 2, … and there may be any number of them.
    */
   readonly inputs: readonly string[] | 'numbered';
-  /** @throws Error when shapes, dtypes or attributes do not fit. */
-  readonly plan: (inputs: readonly tf.TensorInfo[], attributes: Attributes) => Plan | View;
+  /** Inputs that may be stored as bf16, by index. Default none; views take any. */
+  readonly readsBf16?: (input: number) => boolean;
+  /**
+   * @param storages of the inputs, after those that may not be bf16 have been cast.
+   * @throws Error when shapes, dtypes or attributes do not fit.
+   */
+  readonly plan: (
+    inputs: readonly tf.TensorInfo[],
+    attributes: Attributes,
+    storages: readonly Storage[],
+  ) => Plan | View;
 }
 
 /** Messages are built only on failure: plans run for every operation. */

@@ -3,11 +3,12 @@
  * a float32 `x` of any rank whose last dimension is that of `weight`, returns one tensor of x's shape, and encodes the
  * attribute eps. Letters stand for sizes and must agree wherever they occur; `*R` stands for any number of leading
  * dimensions; a letter that is also an attribute's name takes the attribute's value; `ids:int32[...]` is an int32 input;
- * `state?[...]` may be left out and must be last.
+ * `state?[...]` may be left out and must be last. `x:float[...]` is a float32 input that may be stored as bf16, and an
+ * output `[*R,D]:bf16` is stored so; `[*R,D]:like(x)` is stored as the input x is.
  */
 import assert from 'node:assert/strict';
 import type * as tf from '@tensorflow/tfjs-core';
-import { type Attributes, check, given, type KernelRow, show } from './row.ts';
+import { type Attributes, check, given, type KernelRow, type OutputSpec, type Storage, show } from './row.ts';
 
 const unknown = -1;
 
@@ -23,6 +24,12 @@ interface InputPattern extends Pattern {
   readonly name: string;
   readonly optional: boolean;
   readonly dtype: tf.DataType;
+  readonly readsBf16: boolean;
+}
+
+interface OutputPattern extends Pattern {
+  /** A storage, or the name of the input whose storage it is. */
+  readonly storedLike: string;
 }
 
 type SizeOf = (letter: string) => number;
@@ -48,7 +55,7 @@ export function signature(
     .split(/\s+/)
     .map((input) => parseInput(input, names));
   const outputs = new Map([[outputText, parseOutputs(outputText, names)]]);
-  const outputsOf = (attributes: Attributes): readonly Pattern[] => {
+  const outputsOf = (attributes: Attributes): readonly OutputPattern[] => {
     const chosen = options.outputs === undefined ? outputText : options.outputs(attributes);
     if (!outputs.has(chosen)) outputs.set(chosen, parseOutputs(chosen, names));
     return outputs.get(chosen)!;
@@ -58,7 +65,8 @@ export function signature(
   return {
     kernel,
     inputs: inputs.map(({ name, optional }) => (optional ? `${name}?` : name)),
-    plan: (infos, attributes) => {
+    readsBf16: (input) => inputs[input]!.readsBf16,
+    plan: (infos, attributes, storages) => {
       // Before sizes are forgotten: a pattern seen for the first time may bring a constant.
       const patterns = outputsOf(attributes);
       sizes.forget();
@@ -70,8 +78,16 @@ export function signature(
       });
       for (let i = 0; i < infos.length; i++) sizes.bind(inputs[i]!, given(infos, i));
       options.check?.(sizes.get);
+      const storageOf = (like: string): Storage =>
+        like === 'f32' || like === 'bf16' ? like : storages[inputs.findIndex(({ name }) => name === like)]!;
       return {
-        outputs: patterns.map((pattern) => ({ shape: sizes.instantiate(pattern), dtype: 'float32' })),
+        outputs: patterns.map(
+          (pattern): OutputSpec => ({
+            shape: sizes.instantiate(pattern),
+            dtype: 'float32',
+            storage: storageOf(pattern.storedLike),
+          }),
+        ),
         attributes: encoded,
       };
     },
@@ -174,13 +190,17 @@ function parseInput(text: string, names: Names): InputPattern {
   return {
     name: name!,
     optional: optional !== undefined,
-    dtype: (dtype ?? 'float32') as tf.DataType,
+    dtype: (dtype === undefined || dtype === 'float' ? 'float32' : dtype) as tf.DataType,
+    readsBf16: dtype === 'float',
     ...parsePattern(shape!, names),
   };
 }
 
-function parseOutputs(text: string, names: Names): readonly Pattern[] {
-  return [...text.matchAll(/\[[^\]]*\]/g)].map(([shape]) => parsePattern(shape, names));
+function parseOutputs(text: string, names: Names): readonly OutputPattern[] {
+  return [...text.matchAll(/(\[[^\]]*\])(?::(\w+)(?:\((\w+)\))?)?/g)].map(([, shape, storage, like]) => ({
+    ...parsePattern(shape!, names),
+    storedLike: like ?? storage ?? 'f32',
+  }));
 }
 
 function parsePattern(text: string, names: Names): Pattern {

@@ -18,7 +18,14 @@
 
 namespace molt {
 
+// bf16 is not a dtype of tfjs: it is how a float32 tensor may be stored (kernels/rows/row.ts). A kernel sees it only in
+// the inputs whose row says so.
 enum class DType : uint8_t { f32 = 0, i32 = 1, u8 = 2, bf16 = 3 };
+
+// The upper half of a float: 8 bits of exponent, 7 of mantissa.
+struct Bf16 {
+  uint16_t bits;
+};
 
 MOLT_INLINE int64_t dtype_bytes(DType dtype) { return dtype == DType::u8 ? 1 : dtype == DType::bf16 ? 2 : 4; }
 
@@ -40,6 +47,8 @@ struct Tensor {
   template <class T>
   MOLT_INLINE T* as() const { return static_cast<T*>(data); }
   MOLT_INLINE float* f32() const { return static_cast<float*>(data); }
+  MOLT_INLINE Bf16* bf16() const { return static_cast<Bf16*>(data); }
+  MOLT_INLINE bool is_bf16() const { return dtype == DType::bf16; }
   MOLT_INLINE int32_t* i32() const { return static_cast<int32_t*>(data); }
   MOLT_INLINE uint8_t* u8() const { return static_cast<uint8_t*>(data); }
 };

@@ -66,6 +66,91 @@ static inline void store(float* to, V v) {
   __builtin_memcpy(to, &v, sizeof v);
 }
 
+// bf16 in memory, float in registers: what every kernel does with tensors that are stored so. Stores round to the
+// nearest, ties to even, and keep NaN a NaN.
+template <int L>
+struct HalvesOf {
+  typedef uint16_t Half __attribute__((vector_size(L * 2)));
+  typedef uint32_t Bits __attribute__((vector_size(L * 4)));
+};
+
+template <class V>
+static inline V widen(typename HalvesOf<lanes_of<V>>::Half half) {
+  using Bits = typename HalvesOf<lanes_of<V>>::Bits;
+  const Bits bits = __builtin_convertvector(half, Bits) << 16;
+  V v;
+  __builtin_memcpy(&v, &bits, sizeof v);
+  return v;
+}
+
+template <class V>
+static inline typename HalvesOf<lanes_of<V>>::Half narrow(V v) {
+  using Half = typename HalvesOf<lanes_of<V>>::Half;
+#if defined(__AVX512BF16__)
+  if constexpr (lanes_of<V> == 16) {
+    const __m256bh rounded = _mm512_cvtneps_pbh((__m512)v);
+    Half half;
+    __builtin_memcpy(&half, &rounded, sizeof half);
+    return half;
+  }
+#endif
+  using Bits = typename HalvesOf<lanes_of<V>>::Bits;
+  Bits bits;
+  __builtin_memcpy(&bits, &v, sizeof bits);
+  const Bits rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const Bits kept = v == v ? rounded : (bits | 0x400000u);
+  return __builtin_convertvector(kept >> 16, Half);
+}
+
+template <class V = Vec>
+static inline V load(const Bf16* from) {
+  typename HalvesOf<lanes_of<V>>::Half half;
+  __builtin_memcpy(&half, from, sizeof half);
+  return widen<V>(half);
+}
+
+template <class V>
+static inline void store(Bf16* to, V v) {
+  const auto half = narrow(v);
+  __builtin_memcpy(to, &half, sizeof half);
+}
+
+template <class V = Vec>
+static inline V load_part(const Bf16* from, int64_t count) {
+  typename HalvesOf<lanes_of<V>>::Half half{};
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) {
+    const __m256i loaded = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from);
+    __builtin_memcpy(&half, &loaded, sizeof half);
+    return widen<V>(half);
+  }
+#endif
+  for (int i = 0; i < lanes_of<V>; i++)
+    if (i < count) half[i] = from[i].bits;
+  return widen<V>(half);
+}
+
+template <class V>
+static inline void store_part(Bf16* to, V v, int64_t count) {
+  const auto half = narrow(v);
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) {
+    __m256i stored;
+    __builtin_memcpy(&stored, &half, sizeof stored);
+    return _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), stored);
+  }
+#endif
+  for (int i = 0; i < lanes_of<V>; i++)
+    if (i < count) to[i].bits = half[i];
+}
+
+// Calls body(pointer) with the type that the tensor is stored in, so that one kernel text serves both.
+template <class Body>
+static inline void with_stored(const Tensor& tensor, Body&& body) {
+  if (tensor.is_bf16()) return body(tensor.bf16());
+  body(tensor.f32());
+}
+
 template <class V>
 static inline IntsOf<V> lane_numbers() {
   IntsOf<V> n;
@@ -107,16 +192,28 @@ static inline void store_part(float* to, V v, int64_t count) {
 // Where a loop over a row stands: `Whole` lanes in its body, `Part` of a vector at its end.
 struct Whole {
   int64_t at;
-  Vec load(const float* row) const { return molt::MOLT_LEVEL::load<Vec>(row + at); }
-  void store(float* row, Vec v) const { molt::MOLT_LEVEL::store(row + at, v); }
+  template <class T>
+  Vec load(const T* row) const {
+    return molt::MOLT_LEVEL::load<Vec>(row + at);
+  }
+  template <class T>
+  void store(T* row, Vec v) const {
+    molt::MOLT_LEVEL::store(row + at, v);
+  }
   Vec keep(Vec v, float) const { return v; }
 };
 
 struct Part {
   int64_t at;
   int64_t count;
-  Vec load(const float* row) const { return load_part<Vec>(row + at, count); }
-  void store(float* row, Vec v) const { store_part(row + at, v, count); }
+  template <class T>
+  Vec load(const T* row) const {
+    return load_part<Vec>(row + at, count);
+  }
+  template <class T>
+  void store(T* row, Vec v) const {
+    store_part(row + at, v, count);
+  }
   // Puts `neutral` into the lanes beyond the end of the row.
   Vec keep(Vec v, float neutral) const { return lane_numbers<Vec>() < static_cast<int>(count) ? v : splat(neutral); }
 };

@@ -1,0 +1,28 @@
+/**
+ * How a float32 tensor is stored: as it is, or as bf16, which halves memory and, where the processor multiplies bf16,
+ * the time of products. Not a dtype: tfjs, gradients and callers see float32. Backends that have one way only leave the
+ * tensor as it is.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { NativeBackend } from '../backend.ts';
+import { hasKernel, runKernel } from '../fused.ts';
+import { defineGradient } from '../gradient-rules.ts';
+import type { Storage } from '../rows/row.ts';
+
+const codes: Record<Storage, number> = { f32: 0, bf16: 1 };
+
+/** x with its values stored as `storage`; to bf16 they are rounded to nearest. Its gradient passes through unchanged. */
+export function castStorage<T extends tf.Tensor>(x: T, storage: Storage): T {
+  if (!hasKernel('CastStorage') || storageOf(x) === storage) return tf.clone(x);
+  return runKernel<T>('CastStorage', { x }, { storage: codes[storage] });
+}
+
+export function storageOf(x: tf.Tensor): Storage {
+  const backend = tf.backend();
+  return backend instanceof NativeBackend ? backend.storage(x.dataId) : 'f32';
+}
+
+defineGradient({
+  kernel: 'CastStorage',
+  gradient: ([dy]) => ({ x: () => tf.clone(dy!) }),
+});

@@ -105,7 +105,7 @@ function benchesOf({ B, T, D, I, V, H, G, P, N }: Shapes): Bench[] {
       flops: 2 * R * D * I,
     },
     { kernel: 'LinearWeightGrad', detail: `${I}×${R}×${D}`, inputs: { dy: wide, x }, flops: 2 * R * D * I },
-    { kernel: 'RmsNorm', detail: `${R}×${D}`, inputs: { x, weight }, attributes: { eps: 1e-5 } },
+    { kernel: 'RmsNorm', detail: `${R}×${D}`, inputs: { x, weight }, attributes: { eps: 1e-5, storage: 0 } },
     { kernel: 'RmsNormGrad', detail: `${R}×${D}`, inputs: { dy: x, x, weight }, attributes: { eps: 1e-5 } },
     { kernel: 'RmsNormWeightGrad', detail: `${R}×${D}`, inputs: { dy: x, x }, attributes: { eps: 1e-5 } },
     {

@@ -7,7 +7,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
-/** ids[B,T] int32 inside the vocabulary, weight[V,D] → [B,T,D]. */
+/** ids[B,T] int32 inside the vocabulary, weight[V,D] → [B,T,D], float32 even from a weight stored as bf16. */
 export function embedding(ids_BT: tf.Tensor, weight_VD: tf.Tensor): tf.Tensor3D {
   if (!hasKernel('Embedding')) return embeddingComposed(ids_BT, weight_VD);
   return runKernel('Embedding', { ids: ids_BT, weight: weight_VD });

@@ -7,11 +7,23 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
+import type { Storage } from '../rows/row.ts';
+import { castStorage, storageCodes } from './storage.ts';
 
-/** x[R,D], weight[D] → [R,D]. `eps` is added inside the square root. */
-export function rmsNorm<T extends tf.Tensor>(x_RD: T, weight_D: tf.Tensor, eps: number): T {
-  if (!hasKernel('RmsNorm')) return rmsNormComposed(x_RD, weight_D, eps);
-  return runKernel('RmsNorm', { x: x_RD, weight: weight_D }, { eps });
+export interface RmsNormOptions {
+  /** How the result is stored. bf16 suits the operand of a matrix product. Default f32. */
+  readonly storage?: Storage;
+}
+
+/** x[R,D], weight[D] → [R,D]. `eps` is added inside the square root. The gradient of x is stored as x is. */
+export function rmsNorm<T extends tf.Tensor>(
+  x_RD: T,
+  weight_D: tf.Tensor,
+  eps: number,
+  { storage = 'f32' }: RmsNormOptions = {},
+): T {
+  if (!hasKernel('RmsNorm')) return castStorage(rmsNormComposed(x_RD, weight_D, eps), storage);
+  return runKernel('RmsNorm', { x: x_RD, weight: weight_D }, { eps, storage: storageCodes[storage] });
 }
 
 export function rmsNormComposed<T extends tf.Tensor>(x_RD: T, weight_D: tf.Tensor, eps: number): T {

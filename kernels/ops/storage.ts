@@ -9,12 +9,13 @@ import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 import type { Storage } from '../rows/row.ts';
 
-const codes: Record<Storage, number> = { f32: 0, bf16: 1 };
+/** Storages as kernels take them in an attribute. */
+export const storageCodes: Record<Storage, number> = { f32: 0, bf16: 1 };
 
 /** x with its values stored as `storage`; to bf16 they are rounded to nearest. Its gradient passes through unchanged. */
 export function castStorage<T extends tf.Tensor>(x: T, storage: Storage): T {
   if (!hasKernel('CastStorage') || storageOf(x) === storage) return tf.clone(x);
-  return runKernel<T>('CastStorage', { x }, { storage: codes[storage] });
+  return runKernel<T>('CastStorage', { x }, { storage: storageCodes[storage] });
 }
 
 export function storageOf(x: tf.Tensor): Storage {

@@ -21,17 +21,19 @@ export function broadcastShape(a: readonly number[], b: readonly number[], kerne
   return shape;
 }
 
-function binary(kernel: string, output: 'same' | 'bool'): KernelRow {
+/** `readsBf16`: takes arguments stored as bf16; then the result is bf16 too if both are. */
+function binary(kernel: string, output: 'same' | 'bool', readsBf16 = false): KernelRow {
   return {
     kernel,
     inputs: ['a', 'b'],
-    plan: (inputs) => {
+    readsBf16: () => readsBf16,
+    plan: (inputs, _attributes, storages) => {
       const a = given(inputs, 0);
       const b = given(inputs, 1);
       check(a.dtype === b.dtype, () => `${kernel}: ${a.dtype} and ${b.dtype} arguments`);
-      return {
-        outputs: [{ shape: broadcastShape(a.shape, b.shape, kernel), dtype: output === 'bool' ? 'bool' : a.dtype }],
-      };
+      const shape = broadcastShape(a.shape, b.shape, kernel);
+      const storage = storages.includes('f32') ? 'f32' : 'bf16';
+      return { outputs: [{ shape, dtype: output === 'bool' ? 'bool' : a.dtype, storage }] };
     },
   };
 }
@@ -52,9 +54,8 @@ function unary(kernel: string, output: 'same' | 'float32' | 'bool', attributes: 
 }
 
 export const elementwiseRows: readonly KernelRow[] = [
-  ...['Add', 'Sub', 'Multiply', 'RealDiv', 'Maximum', 'Minimum', 'SquaredDifference'].map((name) =>
-    binary(name, 'same'),
-  ),
+  binary('Add', 'same', true), // residual streams are float32, what is added to them often bf16
+  ...['Sub', 'Multiply', 'RealDiv', 'Maximum', 'Minimum', 'SquaredDifference'].map((name) => binary(name, 'same')),
   ...['Equal', 'NotEqual', 'Greater', 'GreaterEqual', 'Less', 'LessEqual', 'LogicalAnd', 'LogicalOr'].map((name) =>
     binary(name, 'bool'),
   ),

@@ -17,9 +17,11 @@ export const fusedRows: readonly KernelRow[] = [
   signature('LinearInputGrad', 'dy[*R,N] weight[N,K] -> [*R,K]'),
   signature('LinearWeightGrad', 'dy[*R,N] x[*R,K] -> [N,K]'),
 
-  signature('RmsNorm', 'x[*R,D] weight[D] -> [*R,D]', ['eps']),
-  signature('RmsNormGrad', 'dy[*R,D] x[*R,D] weight[D] -> [*R,D]', ['eps']),
-  signature('RmsNormWeightGrad', 'dy[*R,D] x[*R,D] -> [D]', ['eps']),
+  signature('RmsNorm', 'x:float[*R,D] weight:float[D] -> [*R,D]', ['eps', 'storage'], {
+    outputs: ({ storage }) => (storage === 1 ? '[*R,D]:bf16' : '[*R,D]'),
+  }),
+  signature('RmsNormGrad', 'dy:float[*R,D] x:float[*R,D] weight:float[D] -> [*R,D]:like(x)', ['eps']),
+  signature('RmsNormWeightGrad', 'dy:float[*R,D] x:float[*R,D] -> [D]', ['eps']),
 
   signature('Rope', 'x[B,T,H,d] position:int32[B,T] cos[M,half] sin[M,half] -> [B,T,H,d]', ['inverse'], {
     check: (size) => check(size('d') === 2 * size('half'), () => 'Rope: the table is not half the head size'),
@@ -62,8 +64,8 @@ export const fusedRows: readonly KernelRow[] = [
   signature('GatedOutput', 'y[*R,C] z[*R,C] g[C] -> [*R,C]'),
   signature('GatedOutputGrad', 'do[*R,C] y[*R,C] z[*R,C] g[C] -> [*R,C] [*R,C] [C]'),
 
-  signature('Embedding', 'ids:int32[*R] weight[V,D] -> [*R,D]'),
-  signature('EmbeddingGrad', 'ids:int32[*R] dy[*R,D] -> [V,D]', ['V']),
+  signature('Embedding', 'ids:int32[*R] weight:float[V,D] -> [*R,D]'),
+  signature('EmbeddingGrad', 'ids:int32[*R] dy:float[*R,D] -> [V,D]', ['V']),
   signature('CrossEntropy', 'logits[*R,V] labels:int32[*R] -> [*R] [*R]'),
   signature('CrossEntropyGrad', 'dnll[*R] logits[*R,V] lse[*R] labels:int32[*R] -> [*R,V]'),
   signature(

@@ -111,11 +111,13 @@ describe.skipIf(nativeMissing !== undefined)('the stream of the native backend',
     const a = tf.zeros([2, 3]) as tf.Tensor2D;
     expect(() => tf.matMul(a, a)).toThrow(/inner dimensions of \[2, 3\] and \[2, 3\] differ/);
     expect(() => tf.add(a, tf.zeros([4]))).toThrow(/shapes \[2, 3\] and \[4\] do not fit/);
-    expect(() => tf.engine().runKernel('RmsNorm', { x: a, weight: tf.zeros([4]) }, { eps: 1e-5 })).toThrow(
+    expect(() => tf.engine().runKernel('RmsNorm', { x: a, weight: tf.zeros([4]) }, { eps: 1e-5, storage: 0 })).toThrow(
       /RmsNorm: weight is float32 \[4\], expected float32 \[D\] with D = 3/,
     );
     expect(() => tf.engine().runKernel('RmsNorm', { x: a, weight: tf.zeros([3]) }, {})).toThrow(/attribute eps/);
-    expect(() => tf.engine().runKernel('RmsNorm', { x: a } as tf.NamedTensorMap, { eps: 1 })).toThrow(/'weight'/);
+    expect(() => tf.engine().runKernel('RmsNorm', { x: a } as tf.NamedTensorMap, { eps: 1, storage: 0 })).toThrow(
+      /'weight'/,
+    );
     expect(() => tf.engine().runKernel('Embedding', { ids: a, weight: a })).toThrow(
       /ids is float32 \[2, 3\], expected int32/,
     );

@@ -17,6 +17,7 @@ import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
 import { softplusBias, softplusBiasComposed } from '../../kernels/ops/softplus.ts';
 import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { type SsdInputs, ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
+import { castStorage } from '../../kernels/ops/storage.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom, type Random } from '../../kernels/random.ts';
 import * as reference from './reference.ts';
@@ -32,6 +33,8 @@ export interface OpCase {
   readonly inputs: Arrays;
   /** Names of inputs that are int32. */
   readonly integers: readonly string[];
+  /** Names of inputs to be stored as bf16 where the backend can; bf16 holds their values exactly. Default none. */
+  readonly stored?: readonly string[];
   /** Names of inputs with a gradient in both forms. */
   readonly differentiable: readonly string[];
   /** Further inputs that only the composed form differentiates. */
@@ -371,12 +374,13 @@ export function referenceLoss(op: OpCase, weights: readonly Array64[], inputs: A
 }
 
 /** Puts the inputs of a case on the current backend. */
-export function tensorsOf({ inputs, integers }: OpCase): Record<string, tf.Tensor> {
+export function tensorsOf({ inputs, integers, stored = [] }: OpCase): Record<string, tf.Tensor> {
   return Object.fromEntries(
     Object.entries(inputs).map(([name, { shape, data }]) => {
       const integer = integers.includes(name);
       const values = integer ? Int32Array.from(data) : Float32Array.from(data);
-      return [name, tf.tensor(values, [...shape], integer ? 'int32' : 'float32')];
+      const tensor = tf.tensor(values, [...shape], integer ? 'int32' : 'float32');
+      return [name, stored.includes(name) ? tf.tidy(() => castStorage(tensor, 'bf16')) : tensor];
     }),
   );
 }

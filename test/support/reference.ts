@@ -38,6 +38,30 @@ export function linear(x: Array64, weight: Array64, bias?: Array64): Array64 {
   return y;
 }
 
+/** a + b; dimensions of 1 repeat, missing leading ones count as 1. */
+export function add(a: Array64, b: Array64): Array64 {
+  const rank = Math.max(a.shape.length, b.shape.length);
+  const extents = ({ shape }: Array64) => [...Array<number>(rank - shape.length).fill(1), ...shape];
+  const shape = extents(a).map((extent, i) => Math.max(extent, extents(b)[i]!));
+  const sum = array64(shape);
+  for (let i = 0; i < sum.data.length; i++) {
+    const at = (x: Array64) => {
+      let rest = i;
+      let stride = 1;
+      let index = 0;
+      for (let axis = rank - 1; axis >= 0; axis--) {
+        const extent = extents(x)[axis]!;
+        index += extent === 1 ? 0 : (rest % shape[axis]!) * stride;
+        stride *= extent;
+        rest = Math.floor(rest / shape[axis]!);
+      }
+      return x.data[index]!;
+    };
+    sum.data[i] = at(a) + at(b);
+  }
+  return sum;
+}
+
 export function rmsNorm(x: Array64, weight: Array64, eps: number): Array64 {
   const [rows, columns] = matrix(x);
   const y = array64(x.shape);

@@ -79,11 +79,11 @@ constexpr int64_t kRun = 16384;       // elements of a long run one task takes
 constexpr double kNanoseconds = 0.3;  // per element, in memory
 
 // run(a, a step, b, b step, out, n): one contiguous stretch of the output. Sizes and steps are in elements.
-template <class In, class Out, class Run>
+template <class A, class B, class Out, class Run>
 void for_runs(const Call& call, const Run& run) {
   const Broadcast plan = plan_broadcast(call.in[0], call.in[1], call.out[0]);
-  const In* const a = call.in[0].as<In>();
-  const In* const b = call.in[1].as<In>();
+  const A* const a = call.in[0].as<A>();
+  const B* const b = call.in[1].as<B>();
   Out* const out = call.out[0].as<Out>();
   if (plan.rows == 1) {
     for_tasks(*call.pool, blocks_of(plan.inner, kRun), kRun * kNanoseconds, [&](int64_t task) {
@@ -118,7 +118,7 @@ void for_runs(const Call& call, const Run& run) {
 // Floats are what models compute with: their loops are compiled for each operation.
 template <class Op, class Out>
 void binary_float(const Call& call) {
-  for_runs<float, Out>(call, apply_run<Op, Out>);
+  for_runs<float, float, Out>(call, apply_run<Op, Out>);
 }
 
 // Integers and bools (as 0 and 1) go through one loop that calls the operation, in int32.
@@ -126,7 +126,7 @@ using IntOp = int32_t (*)(int32_t, int32_t);
 
 template <class In, class Out>
 void binary_int(const Call& call, IntOp op) {
-  for_runs<In, Out>(call, [op](const In* a, int64_t a_step, const In* b, int64_t b_step, Out* out, int64_t n) {
+  for_runs<In, In, Out>(call, [op](const In* a, int64_t a_step, const In* b, int64_t b_step, Out* out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = static_cast<Out>(op(a[i * a_step], b[i * b_step]));
   });
 }
@@ -181,6 +181,21 @@ struct Minimum {
   MOLT_INLINE T operator()(T a, T b) const { return a < b || a != a ? a : b; }
 };
 
+// Add also takes what is stored as bf16: residuals meet activations here. The sum is bf16 if both are.
+template <class A, class B, class Out>
+void add_run(const A* a, int64_t a_step, const B* b, int64_t b_step, Out* out, int64_t n) {
+  const Vec left = splat(load_part<Vec>(a, 1)[0]), right = splat(load_part<Vec>(b, 1)[0]);
+  for_row(n, [&](auto at) { at.store(out, (a_step != 0 ? at.load(a) : left) + (b_step != 0 ? at.load(b) : right)); });
+}
+
+void add(const Call& call) {
+  const bool a_halves = call.in[0].is_bf16(), b_halves = call.in[1].is_bf16();
+  if (a_halves && b_halves) return for_runs<Bf16, Bf16, Bf16>(call, add_run<Bf16, Bf16, Bf16>);
+  if (a_halves) return for_runs<Bf16, float, float>(call, add_run<Bf16, float, float>);
+  if (b_halves) return for_runs<float, Bf16, float>(call, add_run<float, Bf16, float>);
+  arithmetic<Add>(call);
+}
+
 // ---- comparisons and logic: the output is bool ------------------------------------------------------------------------
 
 template <class Op>
@@ -206,7 +221,7 @@ MOLT_COMPARISON(LessEqual, a <= b)
 MOLT_COMPARISON(LogicalAnd, a != 0 && b != 0)
 MOLT_COMPARISON(LogicalOr, a != 0 || b != 0)
 
-MOLT_KERNEL("Add", arithmetic<Add>);
+MOLT_KERNEL("Add", add);
 MOLT_KERNEL("Sub", arithmetic<Sub>);
 MOLT_KERNEL("Multiply", arithmetic<Multiply>);
 MOLT_KERNEL("SquaredDifference", arithmetic<SquaredDifference>);

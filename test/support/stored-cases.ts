@@ -1,0 +1,93 @@
+/**
+ * Cases of operations on tensors that are stored as bf16, mixed with float32 as models mix them, on shapes with tails.
+ * Inputs hold values that bf16 holds exactly, so the float64 definitions and the composed forms start from the same
+ * numbers, and what differs is what a kernel rounds on the way and on store.
+ */
+import * as tf from '@tensorflow/tfjs-core';
+import { bf16FromFloats, floatsFromBf16 } from '../../kernels/bf16.ts';
+import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
+import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
+import { createRandom } from '../../kernels/random.ts';
+import type { Storage } from '../../kernels/rows/row.ts';
+import type { OpCase } from './op-cases.ts';
+import * as reference from './reference.ts';
+import { type Array64, array64 } from './reference.ts';
+
+export interface StoredCase extends OpCase {
+  readonly stored: readonly string[];
+  /** How every output is stored. */
+  readonly output: Storage;
+}
+
+export function storedCases(): StoredCase[] {
+  const random = createRandom(17);
+  const normal = (shape: readonly number[]): Array64 => {
+    const x = array64(shape);
+    x.data.set(floatsFromBf16(bf16FromFloats(Float32Array.from(x.data, () => random.normal()))));
+    return x;
+  };
+
+  const rmsNormCase = (R: number, D: number, stored: readonly string[], output: Storage): StoredCase => ({
+    name: `rmsNorm, ${R} rows of ${D}, bf16 ${stored.join(' and ') || 'nothing'} to ${output}`,
+    kernel: 'RmsNorm',
+    inputs: { x: normal([R, D]), weight: normal([D]) },
+    integers: [],
+    stored,
+    output,
+    differentiable: ['x', 'weight'],
+    lossOutputs: 1,
+    fused: (t) => [rmsNorm(t['x']!, t['weight']!, 1e-5, { storage: output })],
+    composed: (t) => [rmsNormComposed(t['x']!, t['weight']!, 1e-5)],
+    reference: (a) => [reference.rmsNorm(a['x']!, a['weight']!, 1e-5)],
+  });
+
+  const embeddingCase = (R: number, V: number, D: number): StoredCase => ({
+    name: `embedding, ${R} of ${V} words of ${D}`,
+    kernel: 'Embedding',
+    inputs: {
+      ids: array64(
+        [1, R],
+        Float64Array.from({ length: R }, (_, i) => (i * 7) % V),
+      ),
+      weight: normal([V, D]),
+    },
+    integers: ['ids'],
+    stored: ['weight'],
+    output: 'f32',
+    differentiable: ['weight'],
+    lossOutputs: 1,
+    fused: (t) => [embedding(t['ids']!, t['weight']!)],
+    composed: (t) => [embeddingComposed(t['ids']!, t['weight']!)],
+    reference: (a) => [reference.embedding(a['ids']!, a['weight']!)],
+  });
+
+  const addCase = (a: readonly number[], b: readonly number[], stored: readonly string[]): StoredCase => ({
+    name: `add, [${a}] and [${b}], bf16 ${stored.join(' and ')}`,
+    kernel: tf.Add,
+    inputs: { a: normal(a), b: normal(b) },
+    integers: [],
+    stored,
+    output: stored.length === 2 ? 'bf16' : 'f32',
+    differentiable: ['a', 'b'],
+    lossOutputs: 1,
+    fused: (t) => [tf.add(t['a']!, t['b']!)],
+    composed: (t) => [tf.add(t['a']!, t['b']!)],
+    reference: (arrays) => [reference.add(arrays['a']!, arrays['b']!)],
+  });
+
+  return [
+    rmsNormCase(1, 64, [], 'bf16'),
+    rmsNormCase(131, 100, [], 'bf16'),
+    rmsNormCase(70, 35, ['weight'], 'bf16'),
+    rmsNormCase(3, 20, ['x'], 'f32'),
+    rmsNormCase(67, 64, ['x', 'weight'], 'bf16'),
+    embeddingCase(70, 1025, 20),
+    embeddingCase(3, 5, 64),
+    addCase([3, 37], [3, 37], ['b']),
+    addCase([130, 300], [130, 300], ['a']),
+    addCase([130, 300], [130, 300], ['a', 'b']),
+    addCase([5, 1, 7], [5, 3, 7], ['a', 'b']),
+    addCase([5, 3, 7], [1], ['a']),
+    addCase([1], [5, 3, 7], ['a']),
+  ];
+}

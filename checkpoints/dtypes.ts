@@ -47,13 +47,6 @@ export function isWeightDtype(dtype: Dtype): dtype is WeightDtype {
   return dtype === 'F32' || dtype === 'F16' || dtype === 'BF16';
 }
 
-/** Widens bf16 to float32, exactly: bf16 is the upper half of a float32. */
-export function widenBf16(from: Uint16Array, to: Float32Array): void {
-  assert(from.length === to.length);
-  const bits = new Uint32Array(to.buffer, to.byteOffset, to.length);
-  for (let i = 0; i < from.length; i++) bits[i] = from[i]! << 16;
-}
-
 /** Widens IEEE half precision to float32, exactly, subnormals and NaN included. */
 export function widenF16(from: Uint16Array, to: Float32Array): void {
   assert(from.length === to.length);
@@ -65,17 +58,5 @@ export function widenF16(from: Uint16Array, to: Float32Array): void {
     if (exponent === 0x1f) to[i] = fraction === 0 ? sign * Number.POSITIVE_INFINITY : Number.NaN;
     else if (exponent === 0) to[i] = sign * fraction * 2 ** -24;
     else to[i] = sign * (1024 + fraction) * 2 ** (exponent - 25);
-  }
-}
-
-/** Rounds float32 to bf16, ties to even; NaN stays NaN and overflow becomes infinity, as in every other framework. */
-export function roundToBf16(from: Float32Array, to: Uint16Array): void {
-  assert(from.length === to.length);
-  const bits = new Uint32Array(from.buffer, from.byteOffset, from.length);
-  for (let i = 0; i < bits.length; i++) {
-    const word = bits[i]!;
-    const isNaNWord = (word & 0x7fffffff) > 0x7f800000;
-    // Adding 0x7fff, plus one if the kept part is odd, carries into the upper half exactly when rounding up is right.
-    to[i] = isNaNWord ? (word >>> 16) | 0x40 : (word + 0x7fff + ((word >>> 16) & 1)) >>> 16;
   }
 }

@@ -12,7 +12,7 @@ import type { HybridConfig, TransformerConfig } from '../models/config.ts';
 import { type ConfigFields, configFields } from '../models/families/config-fields.ts';
 import { familyOf } from '../models/families/families.ts';
 import type { WeightBinding, WeightBindings } from '../models/families/family.ts';
-import { isWeightDtype, type WeightDtype } from './dtypes.ts';
+import { bitsPerElement, isWeightDtype, type WeightDtype } from './dtypes.ts';
 import { findFile } from './files.ts';
 import { type HostTensor, wrongDtype } from './safetensors.ts';
 import { readJsonObject } from './strict-json.ts';
@@ -37,7 +37,17 @@ interface OpenDirectory {
   tensors(): ReadonlyMap<string, readonly number[]>;
   /** Reads one weight by its internal name. */
   read(internalName: string): HostTensor;
+  /** Where the values of a weight lie as they are; undefined when reading it changes them. */
+  locate(internalName: string): StoredWeight | undefined;
   close(): void;
+}
+
+/** Values in a file: row-major, little-endian, `offset` in bytes from the start of the file. */
+export interface StoredWeight {
+  readonly path: string;
+  readonly offset: number;
+  readonly dtype: WeightDtype;
+  readonly shape: readonly number[];
 }
 
 /** 1 MB: a config.json is a few kilobytes, even with hundreds of label names. */
@@ -116,15 +126,24 @@ function openChecked(
 }
 
 function openDirectory(dir: string, files: WeightFiles, bindings: WeightBindings): OpenDirectory {
+  const bindingOf = (internalName: string): WeightBinding => {
+    const binding = bindings.get(internalName);
+    if (binding === undefined) throw new Error(`${dir} has no weight ${internalName}`);
+    return binding;
+  };
   return {
     dir,
     tokenizerDir: dir,
     dtype: files.tensors.get(bindings.get('embed.weight')!.source)!.entry.dtype as WeightDtype,
     tensors: () => new Map([...bindings].map(([name, { shape }]) => [name, shape])),
-    read(internalName) {
-      const binding = bindings.get(internalName);
-      if (binding === undefined) throw new Error(`${dir} has no weight ${internalName}`);
-      return readBound(files, binding);
+    read: (internalName) => readBound(files, bindingOf(internalName)),
+    locate(internalName) {
+      const { source, shape, sourceShape, rowBegin, storedScale } = bindingOf(internalName);
+      if (storedScale !== 1) return undefined;
+      const { file, entry } = files.tensors.get(source)!;
+      const dtype = entry.dtype as WeightDtype;
+      const offset = entry.begin + rowBegin * rowSizeOf(sourceShape) * (bitsPerElement[dtype] / 8);
+      return { path: file.path, offset, dtype, shape };
     },
     close: () => files.close(),
   };
@@ -135,12 +154,16 @@ function readBound(
   { source, shape, sourceShape, rowBegin, storedScale }: WeightBinding,
 ): HostTensor {
   const { file } = files.tensors.get(source)!;
-  const rowSize = sourceShape.slice(1).reduce((product, dimension) => product * dimension, 1);
   const count = shape.reduce((product, dimension) => product * dimension, 1);
-  const data = file.readValues(source, rowBegin * rowSize, count);
+  const data = file.readValues(source, rowBegin * rowSizeOf(sourceShape), count);
   // The division is in float64 and rounds once; for powers of two it is exact.
   if (storedScale !== 1) for (let i = 0; i < data.length; i++) data[i] = data[i]! / storedScale;
   return { shape, data };
+}
+
+/** Values in one row, everything behind the first dimension. */
+function rowSizeOf(shape: readonly number[]): number {
+  return shape.slice(1).reduce((product, dimension) => product * dimension, 1);
 }
 
 /** Every tensor the configuration asks for is there with its shape and a weight's type, and nothing else is. */

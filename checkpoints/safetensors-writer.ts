@@ -6,7 +6,8 @@
 import assert from 'node:assert';
 import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
-import { bitsPerElement, roundToBf16 } from './dtypes.ts';
+import { roundToBf16 } from '../kernels/bf16.ts';
+import { bitsPerElement } from './dtypes.ts';
 import { asDiskFull, fsyncDirectory, temporaryName } from './files.ts';
 
 export type WritableDtype = 'F32' | 'BF16' | 'I32' | 'I64';

@@ -12,7 +12,8 @@ import assert from 'node:assert';
 import { isUtf8 } from 'node:buffer';
 import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
 import { moltError } from '../errors.ts';
-import { bitsPerElement, type Dtype, isDtype, isWeightDtype, type WeightDtype, widenBf16, widenF16 } from './dtypes.ts';
+import { widenBf16 } from '../kernels/bf16.ts';
+import { bitsPerElement, type Dtype, isDtype, isWeightDtype, type WeightDtype, widenF16 } from './dtypes.ts';
 import { forEachJsonEntry, type JsonValue } from './strict-json.ts';
 
 /** A tensor in host memory: row-major float32, whatever it was stored as. */

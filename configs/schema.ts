@@ -13,6 +13,10 @@ export type WeightGroup = (typeof weightGroups)[number];
 
 export const backends = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const;
 
+/** How the training stages multiply: see configs/README.md. */
+export const precisions = ['fp32', 'bf16'] as const;
+export type Precision = (typeof precisions)[number];
+
 /** Longest sequence accepted: beyond it a mistyped number is likelier than a plan. */
 const maxSequence = 2 ** 20;
 
@@ -129,6 +133,7 @@ export const recipeSchema = z.strictObject({
     backend: oneOf(backends).default('auto'),
     /** 0 uses every core. */
     threads: whole(0, 1024).default(0),
+    precision: oneOf(precisions).default('fp32'),
   }),
 });
 

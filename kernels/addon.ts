@@ -32,6 +32,8 @@ export interface NativeAddon {
   start(threads: number, commands: Float64Array): void;
   run(): void;
   write(values: HostArray): number;
+  /** A read-only buffer that lies in a file. @throws Error when the file is too short or cannot be mapped. */
+  map(path: string, offset: number, bytes: number): number;
   free(id: number): void;
   /** Waits for the stream, then copies into `target`. */
   read<T extends HostArray>(id: number, target: T): void;

@@ -101,6 +101,15 @@ export class NativeBackend extends tf.KernelBackend {
     return this.register(id, { shape, dtype: 'float32', storage: 'bf16' });
   }
 
+  /**
+   * A float32 tensor that lies in a file from byte `offset` on, as float32 or bf16, little-endian. Nothing is read before
+   * it is used, and nothing may write to it.
+   */
+  mapFile(path: string, offset: number, shape: readonly number[], storage: Storage): tf.TensorInfo {
+    const bytes = tf.util.sizeFromShape(shape as number[]) * (storage === 'bf16' ? 2 : 4);
+    return this.register(this.addon.map(path, offset, bytes), { shape, dtype: 'float32', storage });
+  }
+
   override write(values: tf.BackendValues, shape: number[], dtype: tf.DataType): tf.DataId {
     const dataId = {};
     this.move(dataId, values, shape, dtype, 1);

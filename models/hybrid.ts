@@ -9,6 +9,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { embedding } from '../kernels/ops/embedding.ts';
 import { linear } from '../kernels/ops/linear.ts';
 import { type RopeTable, ropeTable } from '../kernels/ops/rope.ts';
+import type { Storage } from '../kernels/rows/row.ts';
 import type { AttentionCache, Cache, MambaCache } from './cache.ts';
 import { mambaHeads } from './mamba2.ts';
 import { headWeight, type Network, type Weights, weight } from './network.ts';
@@ -19,6 +20,8 @@ export interface Model {
   readonly network: Network;
   readonly weights: Weights;
   readonly rope: RopeTable;
+  /** How what passes between the operations of a layer is stored. The residual stream is float32 always. */
+  readonly storage: Storage;
 }
 
 /** What passes through one mixer: its normed input, its heads before the output projection, and its output. */
@@ -38,9 +41,9 @@ export interface RunOptions {
 }
 
 /** `positions` is the longest document plus cache that will be run; the model owns only its RoPE table. */
-export function createModel(network: Network, weights: Weights, positions: number): Model {
+export function createModel(network: Network, weights: Weights, positions: number, storage: Storage = 'f32'): Model {
   const { rope, headDim } = network.transformer;
-  return { network, weights, rope: ropeTable(rope, headDim, positions) };
+  return { network, weights, rope: ropeTable(rope, headDim, positions), storage };
 }
 
 export function disposeModel(model: Model): void {

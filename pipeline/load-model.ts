@@ -3,8 +3,11 @@
  * teacher shares every tensor it did not change, so that the two are the same function in those layers and in memory.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { openModelDirectory } from '../checkpoints/huggingface.ts';
+import { openModelDirectory, type StoredWeight } from '../checkpoints/huggingface.ts';
 import { type HostTensor, openSafetensors } from '../checkpoints/safetensors.ts';
+import { NativeBackend } from '../kernels/backend.ts';
+import { castStorage } from '../kernels/ops/storage.ts';
+import type { Storage } from '../kernels/rows/row.ts';
 import { createModel, disposeModel, type Model } from '../models/hybrid.ts';
 import { hybridNetwork, type Network, transformerNetwork, type Weights } from '../models/network.ts';
 
@@ -15,18 +18,31 @@ export interface LoadedModel {
   close(): void;
 }
 
-/**
- * Loads a teacher or one of our exports. `positions` bounds the length of the documents that will be run; default and
- * maximum: the model's own context. Throws the coded errors of `openModelDirectory`.
- */
-export function loadModel(dir: string, positions = Number.POSITIVE_INFINITY): LoadedModel {
+export interface LoadOptions {
+  /** Bounds the length of the documents that will be run; default and maximum: the model's own context. */
+  readonly positions?: number;
+  /** How matrices and activations are stored; default f32. */
+  readonly storage?: Storage;
+}
+
+/** Loads a teacher or one of our exports. Throws the coded errors of `openModelDirectory`. */
+export function loadModel(
+  dir: string,
+  { positions = Number.POSITIVE_INFINITY, storage = 'f32' }: LoadOptions = {},
+): LoadedModel {
   const directory = openModelDirectory(dir);
   try {
     const network: Network =
       directory.kind === 'hybrid' ? hybridNetwork(directory.config) : transformerNetwork(directory.config);
     const weights = new Map<string, tf.Tensor>();
-    for (const name of directory.tensors().keys()) weights.set(name, tf.keep(deviceTensor(directory.read(name))));
-    const model = createModel(network, weights, Math.min(positions, network.transformer.maxPositions));
+    for (const name of directory.tensors().keys()) {
+      const located = directory.locate(name);
+      const weight =
+        (located !== undefined && mappedWeight(name, located, storage)) ||
+        frozenWeight(name, directory.read(name), storage);
+      weights.set(name, tf.keep(weight));
+    }
+    const model = createModel(network, weights, Math.min(positions, network.transformer.maxPositions), storage);
     return {
       model,
       tokenizerDir: directory.tokenizerDir,
@@ -42,6 +58,32 @@ export function loadModel(dir: string, positions = Number.POSITIVE_INFINITY): Lo
 
 export function deviceTensor({ data, shape }: HostTensor): tf.Tensor {
   return tf.tensor(data, [...shape], 'float32');
+}
+
+/**
+ * A frozen matrix that stays in its file and is read when it is first used, by every process of the machine from the
+ * same pages; undefined where it cannot: on other backends, for vectors, and when it is to be stored in another way.
+ */
+export function mappedWeight(
+  name: string,
+  { path, offset, dtype, shape }: StoredWeight,
+  storage: Storage,
+): tf.Tensor | undefined {
+  const backend = tf.backend();
+  if (!(backend instanceof NativeBackend) || !isProjection(name, shape)) return undefined;
+  if (dtype !== (storage === 'bf16' ? 'BF16' : 'F32')) return undefined;
+  return tf.engine().makeTensorFromTensorInfo(backend.mapFile(path, offset, shape, storage));
+}
+
+/** A weight that is only read. Those of matrix products take the storage asked for, the others are small: float32. */
+export function frozenWeight(name: string, host: HostTensor, storage: Storage): tf.Tensor {
+  if (storage === 'f32' || !isProjection(name, host.shape)) return deviceTensor(host);
+  return tf.tidy(() => castStorage(deviceTensor(host), storage));
+}
+
+/** Whether a weight is the matrix of a product or of an embedding: not a norm, a bias or a convolution's taps. */
+function isProjection(name: string, shape: readonly number[]): boolean {
+  return shape.length === 2 && !name.endsWith('.convWeight');
 }
 
 /** Reads tensors of a weights file of ours (default: all) into variables, by name. The caller owns them. */
@@ -71,5 +113,5 @@ export function studentModel(teacher: Model, network: Network, changed: Weights)
     for (const name of weights.keys()) if (name.startsWith(`layers.${layer}.attention.`)) weights.delete(name);
   }
   for (const [name, tensor] of changed) weights.set(name, tensor);
-  return { network, weights, rope: teacher.rope };
+  return { ...teacher, network, weights };
 }

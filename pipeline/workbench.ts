@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { measuresLayouts, resolveLayout } from '../configs/layout.ts';
 import type { Recipe } from '../configs/recipe.ts';
+import type { Precision } from '../configs/schema.ts';
 import { startBackend } from '../kernels/backends.ts';
 import type { HybridConfig } from '../models/config.ts';
 import type { Model } from '../models/hybrid.ts';
@@ -37,14 +38,28 @@ export interface Workbench {
   close(): void;
 }
 
-export async function openWorkbench(context: StageContext): Promise<Workbench> {
+export interface WorkbenchOptions {
+  /** Of the matrices and of what passes between operations; default fp32. */
+  readonly precision?: Precision;
+}
+
+export async function openWorkbench(
+  context: StageContext,
+  { precision = 'fp32' }: WorkbenchOptions = {},
+): Promise<Workbench> {
   const { recipe } = context;
   const engine = await startBackend(recipe.engine);
-  context.log(`engine: ${engine.name}, ${engine.threads} threads (${engine.reason})`);
+  context.log(`engine: ${engine.name}, ${engine.threads} threads, ${precision} (${engine.reason})`);
+  if (precision === 'bf16' && engine.name !== 'native') {
+    context.log(`engine.precision: the ${engine.name} backend computes in fp32 only; bf16 is ignored`);
+  }
   const prepared = context.inputs.prepare!;
   const { dir } = JSON.parse(readFileSync(join(prepared, 'teacher.json'), 'utf8')) as PreparedTeacher;
   const { train, heldOut } = openDataset(prepared);
-  const loaded = loadModel(dir, Math.max(train.time, heldOut.time));
+  const loaded = loadModel(dir, {
+    positions: Math.max(train.time, heldOut.time),
+    storage: precision === 'bf16' ? 'bf16' : 'f32',
+  });
   const config = studentConfig(loaded.model, recipe, context.inputs.select);
   return {
     teacherDir: dir,

@@ -2,18 +2,20 @@
  * Our side of the comparison: loads a workload, then trains as many steps as each request asks for. The step is the one
  * that jobs run (pipeline/distill-step.ts) and so is the optimiser.
  *
- *   node --import tsx bench/peer/molt-step.ts WORKLOAD DIRECTORY THREADS
+ *   node --import tsx bench/peer/molt-step.ts WORKLOAD DIRECTORY THREADS PRECISION
  */
 import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import * as tf from '@tensorflow/tfjs-core';
+import type { WeightDtype } from '../../checkpoints/dtypes.ts';
 import { openSafetensors } from '../../checkpoints/safetensors.ts';
+import type { Precision } from '../../configs/schema.ts';
 import type { NativeBackend } from '../../kernels/backend.ts';
 import { startBackend } from '../../kernels/backends.ts';
 import { AdamW } from '../../kernels/ops/adamw.ts';
 import { createModel } from '../../models/hybrid.ts';
 import { createDistillStep } from '../../pipeline/distill-step.ts';
-import { deviceTensor, loadVariables, studentModel } from '../../pipeline/load-model.ts';
+import { frozenWeight, loadVariables, mappedWeight, studentModel } from '../../pipeline/load-model.ts';
 import type { ReadyAnswer, StepAnswer, StepRequest } from './protocol.ts';
 import {
   batchCount,
@@ -25,14 +27,15 @@ import {
   workloads,
 } from './workload.ts';
 
-const [workload, directory, threads] = process.argv.slice(2) as [WorkloadName, string, string];
+const [workload, directory, threads, precision] = process.argv.slice(2) as [WorkloadName, string, string, Precision];
 const { batch, time }: WorkloadShape = workloads[workload];
 const files = workloadFiles(directory);
 const networks = networksOf(workload);
 
 await startBackend({ backend: 'native', threads: Number(threads) });
 const mixers = loadVariables(files.mixers);
-const teacher = createModel(networks.teacher, readWeights(files.teacher), time);
+const storage = precision === 'bf16' ? 'bf16' : 'f32';
+const teacher = createModel(networks.teacher, readWeights(files.teacher), time, storage);
 const student = studentModel(teacher, networks.student, mixers);
 
 const { lr, betas, eps, weightDecay, clip } = optimiserSettings;
@@ -75,7 +78,10 @@ async function train({ first, steps }: StepRequest): Promise<StepAnswer> {
 function readWeights(path: string): Map<string, tf.Tensor> {
   const file = openSafetensors(path);
   const weights = new Map<string, tf.Tensor>();
-  for (const name of file.tensors.keys()) weights.set(name, deviceTensor(file.read(name)));
+  for (const [name, { begin, shape, dtype }] of file.tensors) {
+    const mapped = mappedWeight(name, { path, offset: begin, shape, dtype: dtype as WeightDtype }, storage);
+    weights.set(name, mapped ?? frozenWeight(name, file.read(name), storage));
+  }
   file.close();
   return weights;
 }

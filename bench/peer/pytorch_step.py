@@ -7,7 +7,10 @@ environment, because large temporaries otherwise cost page faults in every step.
 
 The functions are those of models/transformer.ts and models/mamba2.ts; the runner checks that losses and norms agree.
 
-    python pytorch_step.py DIRECTORY THREADS SHAPE      SHAPE: JSON, see run.ts; requests and answers: protocol.ts
+In bf16 all weights are bf16, the trained ones and their optimiser state too, which is what MambaInLlama's stepwise
+trainer does and the fastest that PyTorch has; step sizes, decays, norm statistics and the loss are float32.
+
+    python pytorch_step.py DIRECTORY THREADS PRECISION SHAPE     SHAPE: JSON, see run.ts; protocol: protocol.ts
 """
 
 import json
@@ -20,13 +23,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 
-directory, threads, shape = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+directory, threads, precision, shape = sys.argv[1], int(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
 torch.set_num_threads(threads)
 
 HIDDEN, HEADS, KV_HEADS = shape["hidden"], shape["heads"], shape["kvHeads"]
 HEAD_DIM = HIDDEN // HEADS
 STATE = HEAD_DIM + 1  # one more: the ones channel
 CHUNK = 64
+DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+SCALARS = ("dtBias", "aLog", "d")  # float32 in both precisions
 
 
 class RmsNorm(nn.Module):
@@ -35,7 +40,8 @@ class RmsNorm(nn.Module):
         self.weight = weight
 
     def forward(self, x):
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + shape["rmsNormEps"]) * self.weight
+        wide = x.float()
+        return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + shape["rmsNormEps"])).to(x.dtype) * self.weight
 
 
 class Attention(nn.Module):
@@ -89,7 +95,7 @@ class Mamba2(nn.Module):
         x, b, c = mixed.split((HIDDEN, width, width), -1)
         y = scan(
             x.view(batch, steps, HEADS, HEAD_DIM),
-            F.softplus(e + self.dtBias),
+            F.softplus(e.float() + self.dtBias),
             -self.aLog.exp(),
             b.view(batch, steps, HEADS, STATE),
             c.view(batch, steps, HEADS, STATE),
@@ -112,20 +118,20 @@ def scan(x, dt, a, b, c, d):
     x, dt, b, c = by_chunk(x), by_chunk(dt), by_chunk(b), by_chunk(c)
     total = torch.cumsum(dt * a.view(heads, 1, 1), -1)
     past = torch.ones(CHUNK, CHUNK, dtype=torch.bool).tril()
-    decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~past, float("-inf")).exp()
-    stepped = x * dt.unsqueeze(-1)
+    decay = (total.unsqueeze(-1) - total.unsqueeze(-2)).masked_fill(~past, float("-inf")).exp().to(x.dtype)
+    stepped = x * dt.unsqueeze(-1).to(x.dtype)
     inside = (c @ b.transpose(-1, -2) * decay) @ stepped
 
     end = total[..., -1:]
-    written = (b * (end - total).exp().unsqueeze(-1)).transpose(-1, -2) @ stepped
-    kept = end.exp().unsqueeze(-1)
+    written = (b * (end - total).exp().unsqueeze(-1).to(x.dtype)).transpose(-1, -2) @ stepped
+    kept = end.exp().unsqueeze(-1).to(x.dtype)
     state = torch.zeros_like(written[:, :, 0])
     entering = []
     for chunk in range(chunks):
         entering.append(state)
         state = state * kept[:, :, chunk] + written[:, :, chunk]
-    carried = (c * total.exp().unsqueeze(-1)) @ torch.stack(entering, 2)
-    y = inside + carried + x * d.view(heads, 1, 1, 1)
+    carried = (c * total.exp().unsqueeze(-1).to(x.dtype)) @ torch.stack(entering, 2)
+    y = inside + carried + x * d.view(heads, 1, 1, 1).to(x.dtype)
     return y.movedim(1, 3).flatten(1, 2)
 
 
@@ -172,11 +178,15 @@ class Network(nn.Module):
 def rotation_table():
     exponents = torch.arange(0, HEAD_DIM, 2, dtype=torch.float64) / HEAD_DIM
     angles = torch.arange(shape["time"], dtype=torch.float64)[:, None] * shape["ropeTheta"] ** -exponents
-    return angles.cos().float(), angles.sin().float()
+    return angles.cos().to(DTYPE), angles.sin().to(DTYPE)
 
 
-weights = load_file(f"{directory}/teacher.safetensors")
-mixers = load_file(f"{directory}/mixers.safetensors")
+def load(name):
+    tensors = load_file(f"{directory}/{name}.safetensors")
+    return {key: value if key.rsplit(".", 1)[-1] in SCALARS else value.to(DTYPE) for key, value in tensors.items()}
+
+
+weights, mixers = load("teacher"), load("mixers")
 teacher, student = Network(weights, {}), Network(weights, mixers)
 settings = shape["optimiser"]
 trained = list(student.parameters())
@@ -201,7 +211,7 @@ def teacher_logits(ids):
 @torch.compile
 def divergence(ids, teacher_logits):
     """Mean over tokens of KL(teacher || student)."""
-    log_p, log_q = F.log_softmax(teacher_logits, -1), F.log_softmax(student(ids, rotation), -1)
+    log_p, log_q = F.log_softmax(teacher_logits.float(), -1), F.log_softmax(student(ids, rotation).float(), -1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 

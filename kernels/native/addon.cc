@@ -14,6 +14,7 @@
 #include <string>
 
 #include "core/isa.h"
+#include "core/mapping.h"
 #include "core/op.h"
 #include "core/stream.h"
 
@@ -119,7 +120,7 @@ napi_value write(napi_env env, napi_callback_info info) {
   arguments(env, info, args);
   Context* const context = context_of(env);
   const Bytes source = typed_array(env, args[0]);
-  Buffer buffer{nullptr, source.length};
+  Buffer buffer{nullptr, source.length, false};
   try {
     buffer.data = context->stream->allocator().allocate(source.length);
   } catch (const std::bad_alloc&) {
@@ -130,6 +131,31 @@ napi_value write(napi_env env, napi_callback_info info) {
   command.kind = Command::Kind::bind;
   command.id = context->ids.take();
   command.buffer = buffer;
+  napi_value id;
+  napi_create_int32(env, command.id, &id);
+  context->stream->publish();
+  return id;
+}
+
+// map(path, offset, bytes): id of a read-only buffer that lies in the file.
+napi_value map(napi_env env, napi_callback_info info) {
+  napi_value args[3];
+  arguments(env, info, args);
+  Context* const context = context_of(env);
+  size_t length = 0;
+  napi_get_value_string_utf8(env, args[0], nullptr, 0, &length);
+  std::string path(length, '\0');
+  napi_get_value_string_utf8(env, args[0], path.data(), length + 1, &length);
+  int64_t offset = 0, bytes = 0;
+  napi_get_value_int64(env, args[1], &offset);
+  napi_get_value_int64(env, args[2], &bytes);
+  std::string error;
+  void* const data = map_file(path.c_str(), offset, static_cast<size_t>(bytes), error);
+  if (data == nullptr) return throw_error(env, error);
+  Command& command = context->stream->next();
+  command.kind = Command::Kind::bind;
+  command.id = context->ids.take();
+  command.buffer = {data, static_cast<size_t>(bytes), true};
   napi_value id;
   napi_create_int32(env, command.id, &id);
   context->stream->publish();
@@ -321,7 +347,7 @@ napi_value init(napi_env env, napi_value exports) {
     const char* name;
     napi_callback callback;
   } functions[] = {
-      {"start", start},          {"run", run},   {"write", write}, {"free", free_buffer},      {"read", read},
+      {"start", start},          {"run", run},   {"write", write}, {"map", map}, {"free", free_buffer},      {"read", read},
       {"readAsync", read_async}, {"sync", sync}, {"stats", stats}, {"resetPeak", reset_peak}, {"setThreads", set_threads},
   };
   for (const auto& function : functions) {

@@ -28,12 +28,12 @@ export const align: Stage = {
   queue: 'gpu',
   version: 1,
   needs: ['prepare', 'transfer'],
-  recipePart: ({ seed, align: settings }) => ({ seed, settings }),
+  recipePart: ({ seed, align: settings, engine }) => ({ seed, settings, precision: engine.precision }),
 
   async run(context) {
     const { recipe, signal } = context;
     const settings = recipe.align;
-    const bench = await openWorkbench(context);
+    const bench = await openWorkbench(context, recipe.engine);
     const mixers = loadVariables(join(context.inputs.transfer!, 'mixers.safetensors'));
     const layers = layersOf(bench.student.network.layout, 'M');
     const groups = layers.map((layer) => ({

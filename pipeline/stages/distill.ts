@@ -27,14 +27,15 @@ export const distill: Stage = {
   queue: 'gpu',
   version: 1,
   needs: ['prepare', 'align', 'select'],
-  recipePart: ({ seed, distill: settings, evaluate }) => ({
+  recipePart: ({ seed, distill: settings, evaluate, engine }) => ({
+    precision: engine.precision,
     seed,
     settings,
     tokens: evaluate.tokens,
   }),
 
   async run(context) {
-    const bench = await openWorkbench(context);
+    const bench = await openWorkbench(context, context.recipe.engine);
     const alignedFile = join(context.inputs.align!, 'mixers.safetensors');
     const mixers = loadVariables(alignedFile, converted(bench));
     const trainable = trainableWeights(bench, mixers, context.recipe.distill.train);

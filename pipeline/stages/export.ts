@@ -53,7 +53,7 @@ export const exportStage: Stage = {
       const { vocabSize } = student.network.transformer;
       const count = Math.max(1, Math.min(parityTokens, bench.heldOut.time, Math.floor(parityLogits / vocabSize)));
       const ids = bench.heldOut.ids.slice(0, count);
-      const readBack = loadModel(context.outDir, count);
+      const readBack = loadModel(context.outDir, { positions: count });
       const [ours, exported] = await Promise.all([logitsOf(student, ids), logitsOf(readBack.model, ids)]);
       readBack.close();
       const difference = ours.reduce((most, value, index) => Math.max(most, Math.abs(value - exported[index]!)), 0);

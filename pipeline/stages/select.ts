@@ -32,7 +32,8 @@ export const select: Stage = {
   queue: 'gpu',
   version: 1,
   needs: ['prepare', 'transfer', 'align'],
-  recipePart: ({ student, select: settings, evaluate }) => ({
+  recipePart: ({ student, select: settings, evaluate, engine }) => ({
+    precision: engine.precision,
     attention: student.attention,
     settings,
     tokens: evaluate.tokens,
@@ -40,7 +41,7 @@ export const select: Stage = {
 
   async run(context) {
     const { recipe, signal } = context;
-    const bench = await openWorkbench(context);
+    const bench = await openWorkbench(context, context.recipe.engine);
     const aligned = loadVariables(join(context.inputs.align!, 'mixers.safetensors'));
     const transferred = loadVariables(join(context.inputs.transfer!, 'mixers.safetensors'));
     try {

@@ -74,6 +74,27 @@ describe('an export read back', () => {
     model.close();
   });
 
+  test('says where every weight lies that is stored as it is, also one of two in a tensor', async () => {
+    await exportRandom(tinyHybrid({}));
+    const model = openModelDirectory(outDir);
+    const unlocated = new Set<string>();
+    for (const name of model.tensors().keys()) {
+      const located = model.locate(name);
+      const { data, shape } = model.read(name);
+      if (located === undefined) {
+        unlocated.add(name.slice(name.lastIndexOf('.') + 1));
+        continue;
+      }
+      expect(located.shape).toEqual(shape);
+      const bytes = readFileSync(located.path).subarray(located.offset, located.offset + data.byteLength);
+      expect(bytes, name).toEqual(Buffer.from(data.buffer));
+    }
+    // Their values in the file are scaled: the norm's weight carries √eps.
+    expect([...unlocated]).toContain('gain');
+    expect(model.locate('layers.0.mlp.up.weight')).toBeDefined();
+    model.close();
+  });
+
   test('has biases of zero where the class wants them and the student has none', async () => {
     await exportRandom(tinyHybrid({ transformer: { attentionBias: true } }));
     const model = openModelDirectory(outDir);

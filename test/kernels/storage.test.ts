@@ -1,4 +1,5 @@
 /** bf16 as a way to store float32 tensors: rounding, reading back, memory, and kernels that cannot read it. */
+import { readFileSync } from 'node:fs';
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { vjp } from '../../kernels/autograd.ts';
@@ -8,8 +9,10 @@ import { castStorage, storageOf } from '../../kernels/ops/storage.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { implicitCastCounts, resetImplicitCastCounts } from '../../kernels/registry.ts';
 import { nativeMissing, startNative } from '../support/native.ts';
+import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 describe.skipIf(nativeMissing !== undefined)('bf16 storage on the native backend', () => {
+  const directory = temporaryDirectory();
   let native: NativeBackend;
   beforeAll(async () => {
     native = await startNative();
@@ -52,6 +55,25 @@ describe.skipIf(nativeMissing !== undefined)('bf16 storage on the native backend
     const { dataId } = native.writeBf16(bits, [3]);
     expect([...(native.readSync(dataId) as Float32Array)]).toEqual([1, -2, Infinity]);
     native.disposeData(dataId);
+  });
+
+  it('reads tensors where a file has them, at any offset, and lets go of the file', () => {
+    const bytes = Buffer.alloc(10_000);
+    bytes.writeFloatLE(2.5, 5002);
+    bytes.writeFloatLE(-1, 5006);
+    bytes.writeUInt16LE(0x4040, 10_000 - 2);
+    const path = directory.write('weights.bin', bytes);
+    const floats = native.mapFile(path, 5002, [1, 2], 'f32');
+    const halves = native.mapFile(path, 10_000 - 4, [2], 'bf16');
+    expect([...(native.readSync(floats.dataId) as Float32Array)]).toEqual([2.5, -1]);
+    expect([...(native.readSync(halves.dataId) as Float32Array)]).toEqual([0, 3]);
+    const mappings = () => readFileSync('/proc/self/maps', 'utf8').split(path).length - 1;
+    expect(mappings()).toBe(2);
+    for (const { dataId } of [floats, halves]) native.disposeData(dataId);
+    native.sync();
+    expect(mappings()).toBe(0);
+    expect(() => native.mapFile(path, 9_999, [1], 'f32')).toThrow(/weights.bin is shorter/);
+    expect(() => native.mapFile(directory.path('absent'), 0, [1], 'f32')).toThrow(/absent: No such file/);
   });
 
   it('takes half the memory, and none is left behind', () => {

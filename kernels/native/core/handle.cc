@@ -1,6 +1,8 @@
 // Free list of ids, and the table behind them; see handle.h for who may call what.
 #include "handle.h"
 
+#include "mapping.h"
+
 namespace molt {
 
 int32_t HandleIds::take() {
@@ -13,9 +15,7 @@ int32_t HandleIds::take() {
 void HandleIds::give_back(int32_t id) { free_.push_back(id); }
 
 HandleTable::~HandleTable() {
-  for (Buffer& buffer : slots_) {
-    if (buffer.data != nullptr) allocator_.release(buffer.data, buffer.bytes);
-  }
+  for (const Buffer& buffer : slots_) give_back(buffer);
 }
 
 void HandleTable::bind(int32_t id, Buffer buffer) {
@@ -25,9 +25,17 @@ void HandleTable::bind(int32_t id, Buffer buffer) {
 
 void HandleTable::release(int32_t id) {
   if (static_cast<size_t>(id) >= slots_.size()) return;  // the command that should have bound it failed
-  Buffer& buffer = slots_[id];
-  if (buffer.data != nullptr) allocator_.release(buffer.data, buffer.bytes);
-  buffer = {};
+  give_back(slots_[id]);
+  slots_[id] = {};
+}
+
+void HandleTable::give_back(Buffer buffer) {
+  if (buffer.data == nullptr) return;
+  if (buffer.mapped) {
+    unmap_file(buffer.data, buffer.bytes);
+  } else {
+    allocator_.release(buffer.data, buffer.bytes);
+  }
 }
 
 }  // namespace molt

@@ -25,6 +25,7 @@ class HandleIds {
 struct Buffer {
   void* data = nullptr;  // null: not bound, or the command that should have made it failed
   size_t bytes = 0;
+  bool mapped = false;   // part of a file (core/mapping.h), not a block of the allocator; never written to
 };
 
 class HandleTable {
@@ -34,12 +35,14 @@ class HandleTable {
   HandleTable(const HandleTable&) = delete;
   HandleTable& operator=(const HandleTable&) = delete;
 
-  // Takes over a block of `allocator`.
+  // Takes over a block of `allocator`, or a mapping.
   void bind(int32_t id, Buffer buffer);
   Buffer get(int32_t id) const { return static_cast<size_t>(id) < slots_.size() ? slots_[id] : Buffer{}; }
   void release(int32_t id);
 
  private:
+  void give_back(Buffer buffer);
+
   Allocator& allocator_;
   std::vector<Buffer> slots_;
 };

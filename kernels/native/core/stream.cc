@@ -141,7 +141,7 @@ void Stream::run(Command& command) {
       return fail("out of memory: a tensor of " + std::to_string(bytes) + " bytes does not fit (" +
                   std::to_string(allocator_.stats().live_bytes) + " bytes are in use)");
     }
-    handles_.bind(operand.id, {operand.tensor.data, bytes});
+    handles_.bind(operand.id, {operand.tensor.data, bytes, false});
     out_.push_back(operand.tensor);
     if (size > 0) empty = false;
   }

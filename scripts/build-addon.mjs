@@ -3,9 +3,9 @@
  * headers come from npm (node-api-headers), so nothing is downloaded, and an addon needs one compiler call per file and
  * one to link. Plain Node without dependencies, because set-up runs it before anything else works.
  *
- * One translation unit per instruction set where flags differ: `name.simd.cc` is compiled once for every level with
- * MOLT_ISA_LEVEL = 0, 1, 2; `name_avx2.cc` and `name_avx512.cc` once with that level's flags; everything else for the
- * baseline. The addon picks at run time (kernels/native/core/isa.cc).
+ * One translation unit per instruction set where flags differ: `name.simd.cc` is compiled once for every level up to
+ * AVX-512 with MOLT_ISA_LEVEL = 0, 1, 2, and for the higher levels that its line `// levels: …` names;
+ * `name_avx2.cc` and `name_avx512.cc` once with that level's flags; everything else for the baseline. The addon picks at run time (kernels/native/core/isa.cc).
  *
  * A unit is compiled again when its flags, the compiler, its source or any header it included has changed.
  * Environment: CXX names the compiler (a cross compiler works too; clang does not).
@@ -40,11 +40,15 @@ const commonFlags = [
   '-DNAPI_VERSION=8',
 ];
 
-/** Flags of each level of core/isa.h; on other architectures there is only the baseline. */
+const avx2 = ['-mavx2', '-mfma'];
+const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mprefer-vector-width=512'];
+
+/** The levels of core/isa.h in order; on other architectures there is only the baseline. */
 const x86Levels = [
-  [],
-  ['-mavx2', '-mfma'],
-  ['-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mavx2', '-mfma', '-mprefer-vector-width=512'],
+  { name: 'baseline', flags: [], everybody: true },
+  { name: 'avx2', flags: avx2, everybody: true },
+  { name: 'avx512', flags: avx512, everybody: true },
+  { name: 'avx512bf16', flags: [...avx512, '-mavx512bf16'], everybody: false },
 ];
 
 /**
@@ -129,19 +133,27 @@ async function findCompiler() {
 /** @param {Compiler} compiler @returns {Unit[]} */
 function listUnits(compiler) {
   const units = [];
-  const levels = compiler.x86 ? x86Levels : [[]];
+  const levels = compiler.x86 ? x86Levels : x86Levels.slice(0, 1);
   for (const entry of readdirSync(sourceDirectory, { recursive: true, encoding: 'utf8' }).sort()) {
     if (!entry.endsWith('.cc')) continue;
     const source = join(sourceDirectory, entry);
     const named = /_avx2\.cc$/.test(entry) ? 1 : /_avx512\.cc$/.test(entry) ? 2 : 0;
-    const wanted = entry.endsWith('.simd.cc') ? levels.keys() : named < levels.length ? [named] : [];
-    for (const level of wanted) {
-      const flags = [...commonFlags, ...(levels[level] ?? []), `-DMOLT_ISA_LEVEL=${level}`];
+    const asked = entry.endsWith('.simd.cc') ? askedLevels(source) : [];
+    for (const [level, { name, flags: own, everybody }] of levels.entries()) {
+      const wanted = entry.endsWith('.simd.cc') ? everybody || asked.includes(name) : level === named;
+      if (!wanted) continue;
+      const flags = [...commonFlags, ...own, `-DMOLT_ISA_LEVEL=${level}`];
       const object = `${entry.replace(/\.cc$/, '').replaceAll(/[\\/]/g, '.')}.${level}.o`;
       units.push({ source, object, flags, level });
     }
   }
   return units;
+}
+
+/** What follows "// levels:" in a source. @param {string} source @returns {string[]} */
+function askedLevels(source) {
+  const [, names = ''] = /^\/\/ levels: (.*)$/m.exec(readFileSync(source, 'utf8')) ?? [];
+  return names.split(/[\s,]+/);
 }
 
 /** @param {Unit} unit @param {Compiler} compiler @param {string[] | undefined} dependencies relative to the root */
@@ -174,7 +186,7 @@ async function compile(unit, compiler, directory) {
 
 /**
  * An inline function that an AVX unit emits could be the copy the linker keeps for everyone, and the addon would die on
- * a machine without AVX. Only those in the unit's own namespace molt::level1, molt::level2 are harmless.
+ * a machine without AVX. Only those in the unit's own namespace molt::level1 and up are harmless.
  * @param {string} object @param {Compiler} compiler
  */
 async function assertNoSharedInlines(object, compiler) {
@@ -186,7 +198,7 @@ async function assertNoSharedInlines(object, compiler) {
   }
   const shared = symbols
     .split('\n')
-    .filter((line) => / [VWu] /.test(line) && !/molt::level[12]\b|DW\.ref\./.test(line));
+    .filter((line) => / [VWu] /.test(line) && !/molt::level[1-9]\b|DW\.ref\./.test(line));
   if (shared.length > 0) {
     throw new Error(
       `${relative(root, object)} (${compiler.command}) emits inline functions that other units share:\n${shared.join('\n')}`,

@@ -19,7 +19,7 @@ const TOLERANCE = 2e-5;
 // Sums that differ in the last bit may round to neighbours in bf16.
 const STORED_TOLERANCE = 2.5e-3;
 
-const levels = ['sse2', 'avx2'] as const;
+const levels = ['sse2', 'avx2', 'avx512'] as const;
 
 describe.skipIf(nativeMissing !== undefined || process.arch !== 'x64')('fused kernels compiled for', () => {
   const best: { name: string; results: Float32Array[]; tolerance: number }[] = [];

@@ -9,7 +9,7 @@ import { loadAddon } from '../../kernels/addon.ts';
 import { nativeMissing } from '../support/native.ts';
 import type { Probe } from './native-probe.ts';
 
-const levels = ['sse2', 'avx2', 'avx512'] as const;
+const levels = ['sse2', 'avx2', 'avx512', 'avx512bf16'] as const;
 
 describe.skipIf(nativeMissing !== undefined || process.arch !== 'x64')('instruction sets of the native backend', () => {
   const probes: Record<string, Probe> = {};
@@ -25,8 +25,8 @@ describe.skipIf(nativeMissing !== undefined || process.arch !== 'x64')('instruct
   });
 
   it('computes the same with every one of them, up to rounding', () => {
-    for (const asked of ['sse2', 'avx2']) {
-      for (const [name, expected] of Object.entries(probes['avx512']!.results)) {
+    for (const asked of ['sse2', 'avx2', 'avx512']) {
+      for (const [name, expected] of Object.entries(probes['avx512bf16']!.results)) {
         const actual = probes[asked]!.results[name]!;
         expect(distance(actual, expected), `${name} with ${asked}`).toBeLessThan(2e-6);
       }

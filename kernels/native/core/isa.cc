@@ -13,7 +13,8 @@ Isa detect() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  const Isa best = avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
+  const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
+  const Isa best = avx512bf16 ? Isa::avx512bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
 #else
   const Isa best = Isa::baseline;
 #endif
@@ -22,6 +23,7 @@ Isa detect() {
   Isa limit = best;
   if (std::strcmp(asked, "sse2") == 0 || std::strcmp(asked, "baseline") == 0) limit = Isa::baseline;
   if (std::strcmp(asked, "avx2") == 0) limit = Isa::avx2;
+  if (std::strcmp(asked, "avx512") == 0) limit = Isa::avx512;
   return limit < best ? limit : best;
 }
 
@@ -33,6 +35,7 @@ Isa active_isa() {
 }
 
 const char* isa_name(Isa isa) {
+  if (isa == Isa::avx512bf16) return "avx512bf16";
   if (isa == Isa::avx512) return "avx512";
   if (isa == Isa::avx2) return "avx2";
 #if defined(__x86_64__)

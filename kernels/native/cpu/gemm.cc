@@ -5,25 +5,45 @@
 
 namespace molt {
 
-#define MOLT_DECLARE_GEMM(level)                                                                                \
-  namespace level {                                                                                             \
-  void gemm(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, \
-            const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate);                               \
-  }
-MOLT_DECLARE_GEMM(level0)
+namespace level0 {
+void gemm(Pool& pool, const Product& product);
+}
 #if defined(__x86_64__)
-MOLT_DECLARE_GEMM(level1)
-MOLT_DECLARE_GEMM(level2)
+namespace level1 {
+void gemm(Pool& pool, const Product& product);
+}
+namespace level2 {
+void gemm(Pool& pool, const Product& product);
+}
+namespace level3 {
+void gemm(Pool& pool, const Product& product);
+}
 #endif
 
-void gemm_f32(Pool& pool, bool transA, bool transB, int64_t M, int64_t N, int64_t K, const float* A, int64_t lda,
-              const float* B, int64_t ldb, float* C, int64_t ldc, bool accumulate) {
-  auto* gemm = level0::gemm;
+namespace {
+
+using Gemm = void (*)(Pool&, const Product&);
+
+Gemm choose() {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::avx2) gemm = level1::gemm;
-  if (active_isa() == Isa::avx512) gemm = level2::gemm;
+  constexpr Gemm variants[kIsaLevels] = {level0::gemm, level1::gemm, level2::gemm, level3::gemm};
+  return variants[static_cast<int>(active_isa())];
+#else
+  return level0::gemm;
 #endif
-  gemm(pool, transA, transB, M, N, K, A, lda, B, ldb, C, ldc, accumulate);
+}
+
+}  // namespace
+
+void gemm(Pool& pool, const Product& product) {
+  static const Gemm variant = choose();
+  variant(pool, product);
+}
+
+void gemm_here(const Product& product) {
+  // A pool of one runs everything on the caller and keeps nothing of it: any number of threads may share it.
+  static Pool nobody(1);
+  gemm(nobody, product);
 }
 
 }  // namespace molt

@@ -8,21 +8,23 @@ MOLT_SIMD_BEGIN
 static void linear(const Call& call) {
   const Tensor &x = call.in[0], &weight = call.in[1];
   const int64_t K = weight.dims[1], N = weight.dims[0], R = x.size() / K;
-  gemm_f32(*call.pool, false, true, R, N, K, x.f32(), K, weight.f32(), K, call.out[0].f32(), N, false);
+  gemm(*call.pool, {.M = R, .N = N, .K = K, .a = factor(x, K), .b = transposed(factor(weight, K)),
+                    .c = result(call.out[0], N)});
 }
 
 // {dy[R,N], weight[N,K]} → dx[R,K] = dy · weight
 static void linear_input_grad(const Call& call) {
   const Tensor &dy = call.in[0], &weight = call.in[1];
   const int64_t K = weight.dims[1], N = weight.dims[0], R = dy.size() / N;
-  gemm_f32(*call.pool, false, false, R, K, N, dy.f32(), N, weight.f32(), K, call.out[0].f32(), K, false);
+  gemm(*call.pool, {.M = R, .N = K, .K = N, .a = factor(dy, N), .b = factor(weight, K), .c = result(call.out[0], K)});
 }
 
 // {dy[R,N], x[R,K]} → dweight[N,K] = dyᵀ · x
 static void linear_weight_grad(const Call& call) {
   const Tensor &dy = call.in[0], &x = call.in[1];
   const int64_t N = dy.last(), K = x.last(), R = dy.size() / N;
-  gemm_f32(*call.pool, true, false, N, K, R, dy.f32(), N, x.f32(), K, call.out[0].f32(), K, false);
+  gemm(*call.pool, {.M = N, .N = K, .K = R, .a = transposed(factor(dy, N)), .b = factor(x, K),
+                    .c = result(call.out[0], K)});
 }
 
 MOLT_KERNEL("Linear", linear);

@@ -80,5 +80,6 @@ double* Scratch::doubles(int64_t count) {
 int32_t* Scratch::ints(int64_t count) {
   return static_cast<int32_t*>(bytes(static_cast<size_t>(count) * sizeof(int32_t)));
 }
+Bf16* Scratch::bf16s(int64_t count) { return static_cast<Bf16*>(bytes(static_cast<size_t>(count) * sizeof(Bf16))); }
 
 }  // namespace molt

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../core/op.h"
+
 namespace molt {
 
 class Scratch {
@@ -17,6 +19,7 @@ class Scratch {
   float* floats(int64_t count);
   double* doubles(int64_t count);
   int32_t* ints(int64_t count);
+  Bf16* bf16s(int64_t count);
 
  private:
   void* bytes(size_t count);

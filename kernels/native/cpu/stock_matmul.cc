@@ -49,7 +49,8 @@ void batch_matmul(const Call& call) {
 
   // One matrix for a whole batch of row blocks is a single, taller product.
   if (out.dtype == DType::f32 && !transpose_a && b.size() == b_size && a.size() == batches * a_size) {
-    gemm_f32(*call.pool, false, transpose_b, batches * m, n, k, a.f32(), k, b.f32(), b.last(0), out.f32(), n, false);
+    gemm(*call.pool, {.M = batches * m, .N = n, .K = k, .a = factor(a, k),
+                      .b = {b.data, DType::f32, b.last(0), transpose_b}, .c = result(out, n)});
     return;
   }
   const auto multiply = [&](Pool& pool, int64_t batch) {
@@ -58,8 +59,8 @@ void batch_matmul(const Call& call) {
       multiply_int(transpose_a, transpose_b, m, n, k, a.i32() + a_at, a.last(0), b.i32() + b_at, b.last(0),
                    out.i32() + batch * m * n);
     } else {
-      gemm_f32(pool, transpose_a, transpose_b, m, n, k, a.f32() + a_at, a.last(0), b.f32() + b_at, b.last(0),
-               out.f32() + batch * m * n, n, false);
+      gemm(pool, {.M = m, .N = n, .K = k, .a = {a.f32() + a_at, DType::f32, a.last(0), transpose_a},
+                  .b = {b.f32() + b_at, DType::f32, b.last(0), transpose_b}, .c = result(out.f32() + batch * m * n, n)});
     }
   };
   // Many small products: one thread each. Few or large ones: all threads on each in turn.

@@ -1,6 +1,6 @@
 // The register tile of every matrix product: a few rows of A times one or two vectors of columns of B, summed over k.
 // `product` puts tiles together on the calling thread and without copies; attention and the scan use it on their
-// blocks, gemm.simd.cc on whole matrices.
+// blocks. gemm.simd.cc has blocks, stores and bf16 for whole matrices around the same sums.
 //
 // Each element of C is one chain of multiply-adds in the order of k: where the tiles lie does not change its bits.
 #pragma once
@@ -23,28 +23,86 @@ constexpr double kFlopPerNanosecond = 5.0 * kLanes;
 // How A is read: `rows` A[i·lda + k] as stored, `columns` A[k·lda + i] for a transposed A.
 enum class Order { rows, columns };
 
+// What one step along k does with a 32-bit word of each factor: a float, or two neighbours along k in bf16. A is read
+// where it lies, then the neighbours must be neighbours in memory; B lies as rows of words.
+struct Floats {
+  using Element = float;
+  static constexpr int kPerWord = 1;
+  template <class V>
+  MOLT_INLINE static V multiply_add(V sum, V a, V b) {
+    return sum + a * b;
+  }
+};
+
+// Floats that hold values of bf16: what a product of bf16 is without instructions for it.
+struct RoundedFloats : Floats {};
+
+#if defined(__AVX512BF16__)
+struct Bf16Pairs {
+  using Element = Bf16;
+  static constexpr int kPerWord = 2;
+  template <class V>
+  MOLT_INLINE static V multiply_add(V sum, V a, V b) {
+    if constexpr (lanes_of<V> == 16) {
+      return (V)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+    } else {
+      return (V)_mm256_dpbf16_ps((__m256)sum, (__m256bh)a, (__m256bh)b);
+    }
+  }
+};
+#endif
+
+// The word that begins at an element.
+template <class Element>
+MOLT_INLINE float load_word(const Element* from) {
+  float word;
+  __builtin_memcpy(&word, from, sizeof word);
+  return word;
+}
+
+template <class V, class Element>
+MOLT_INLINE V load_words(const Element* from) {
+  V v;
+  __builtin_memcpy(&v, from, sizeof v);
+  return v;
+}
+
+template <class V, class Element>
+MOLT_INLINE void store_words(Element* to, V v) {
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
+// sums[Rows][Vectors] += A · B over `steps` words of k. Leading dimensions count elements.
+template <class Step, Order order, class V, int Rows, int Vectors>
+MOLT_INLINE void add_products(V (&sums)[Rows][Vectors], int64_t steps, const typename Step::Element* A, int64_t lda,
+                              const typename Step::Element* B, int64_t ldb) {
+  constexpr int word = Step::kPerWord;
+  const int64_t next_row = order == Order::rows ? lda : word, next_step = order == Order::rows ? word : lda;
+  const typename Step::Element* row[Rows];
+#pragma GCC unroll 16
+  for (int i = 0; i < Rows; i++) row[i] = A + i * next_row;
+  for (int64_t step = 0; step < steps; step++) {
+    V b[Vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < Vectors; j++) b[j] = load_words<V>(B + j * lanes_of<V> * word);
+#pragma GCC unroll 16
+    for (int i = 0; i < Rows; i++) {
+      const V a = splat<V>(load_word(order == Order::rows ? row[i] + step * word : A + i * word));
+#pragma GCC unroll 4
+      for (int j = 0; j < Vectors; j++) sums[i][j] = Step::multiply_add(sums[i][j], a, b[j]);
+    }
+    B += ldb;
+    if (order == Order::columns) A += next_step;
+  }
+}
+
 // C[Rows, Vectors · lanes] = or += A · B. Only the first `columns` columns of C exist; B must have them all in memory.
 template <class V, int Rows, int Vectors, Order order>
 static inline void tile(int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc,
                         int64_t columns, bool accumulate) {
   constexpr int lanes = lanes_of<V>;
   V sums[Rows][Vectors] = {};
-  const float* row[Rows];
-#pragma GCC unroll 16
-  for (int i = 0; i < Rows; i++) row[i] = A + i * lda;
-  for (int64_t k = 0; k < K; k++) {
-    V b[Vectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < Vectors; j++) b[j] = load<V>(B + j * lanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < Rows; i++) {
-      const V a = splat<V>(order == Order::rows ? row[i][k] : A[i]);
-#pragma GCC unroll 4
-      for (int j = 0; j < Vectors; j++) sums[i][j] += a * b[j];
-    }
-    B += ldb;
-    if (order == Order::columns) A += lda;
-  }
+  add_products<Floats, order>(sums, K, A, lda, B, ldb);
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 4

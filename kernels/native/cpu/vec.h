@@ -40,6 +40,11 @@ struct Constant {
   static constexpr int value = N;
 };
 
+template <class A, class B>
+constexpr bool is_same = false;
+template <class A>
+constexpr bool is_same<A, A> = true;
+
 // Rows of scratch matrices are padded to this many floats, so that small products need no tails.
 constexpr int64_t kPad = 8;
 

@@ -1,20 +1,20 @@
 /**
  * Which tfjs backend runs the tensors of this process. `auto` takes the first that works of
  *   native      ours, C++ (kernels/native): built by set-up where there is a compiler
- *   tensorflow  @tensorflow/tfjs-node(-gpu), if someone has built its binding
+ *   tensorflow  @tensorflow/tfjs-node(-gpu), where its binding was built (tensorflow.ts)
  *   wasm        tfjs's WebAssembly kernels, one thread
  *   cpu         tfjs's JavaScript kernels: for the smallest models only
  * and says why. A backend asked for by name that does not work is an error, never replaced in silence. Each is imported
  * only when it is tried.
  */
-import { existsSync, readdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism } from 'node:os';
-import { dirname, join } from 'node:path';
+import { dirname } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
 import { moltError } from '../errors.ts';
 import { addonMissing, loadAddon } from './addon.ts';
 import type { NativeBackend } from './backend.ts';
+import { findTensorFlow, loadTensorFlow, type TensorFlowPackage } from './tensorflow.ts';
 
 export const backendNames = ['native', 'tensorflow', 'wasm', 'cpu'] as const;
 export type BackendName = (typeof backendNames)[number];
@@ -83,7 +83,7 @@ export interface BackendDescription {
 export function describeBackends(): BackendDescription[] {
   const probes: Record<BackendName, () => string> = {
     native: () => `C++ kernels for ${loadNative().isa}`,
-    tensorflow: () => `TensorFlow binding of ${findTensorFlow()}`,
+    tensorflow: () => `binding of ${tensorFlowPackage().name}`,
     wasm: () => `WebAssembly kernels of ${resolve('@tensorflow/tfjs-backend-wasm')}`,
     cpu: () => `JavaScript kernels of ${resolve('@tensorflow/tfjs-backend-cpu')}`,
   };
@@ -122,17 +122,15 @@ const starters: Record<BackendName, Start> = {
   },
 
   tensorflow: async () => {
-    const name = findTensorFlow();
-    // The binding is of 2022 and calls a function that Node has since removed.
-    const util = createRequire(import.meta.url)('node:util') as Record<string, unknown>;
-    util['isNullOrUndefined'] ??= (value: unknown) => value === undefined || value === null;
+    const found = tensorFlowPackage();
+    let version: string;
     try {
-      await import(name);
+      version = await loadTensorFlow(found);
     } catch (error) {
-      throw new Unavailable(`${name} does not load: ${firstLine(error)}`);
+      throw new Unavailable(`${found.name} does not load: ${firstLine(error)}`);
     }
     await makeCurrent('tensorflow');
-    return { reason: `TensorFlow through ${name}`, threads: availableParallelism() };
+    return { reason: `TensorFlow ${version} through ${found.name}`, threads: availableParallelism() };
   },
 
   wasm: async () => {
@@ -168,18 +166,10 @@ function loadNative() {
   }
 }
 
-/** The tfjs-node package whose binding is built. The package alone, as npm installs it here, has none. */
-function findTensorFlow(): string {
-  const packages = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'];
-  for (const name of packages) {
-    const directory = directoryOf(name);
-    if (directory === undefined) continue;
-    const library = join(directory, 'lib');
-    if (!existsSync(library)) continue;
-    const files = readdirSync(library, { recursive: true, encoding: 'utf8' });
-    if (files.some((file) => file.endsWith('tfjs_binding.node'))) return name;
-  }
-  throw new Unavailable(`no built binding of ${packages.join(' or ')}`);
+function tensorFlowPackage(): TensorFlowPackage {
+  const found = findTensorFlow();
+  if (found !== undefined) return found;
+  throw new Unavailable('no built binding of @tensorflow/tfjs-node', 'Run `npm run tensorflow-backend`; see FEATURES.md.');
 }
 
 function resolve(name: string): string {

@@ -14,6 +14,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { moltError } from '../errors.ts';
 import { addonMissing, loadAddon } from './addon.ts';
 import type { NativeBackend } from './backend.ts';
+import { restoreGradients } from './gradient-rules.ts';
 import { findTensorFlow, loadTensorFlow, type TensorFlowPackage } from './tensorflow.ts';
 
 export const backendNames = ['native', 'tensorflow', 'wasm', 'cpu'] as const;
@@ -125,10 +126,12 @@ const starters: Record<BackendName, Start> = {
     const found = tensorFlowPackage();
     let version: string;
     try {
-      version = await loadTensorFlow(found);
+      version = loadTensorFlow(found);
     } catch (error) {
       throw new Unavailable(`${found.name} does not load: ${firstLine(error)}`);
     }
+    // It brings tfjs's own gradients for stock kernels, which keep more for the backward pass.
+    restoreGradients();
     await makeCurrent('tensorflow');
     return { reason: `TensorFlow ${version} through ${found.name}`, threads: availableParallelism() };
   },
@@ -169,7 +172,10 @@ function loadNative() {
 function tensorFlowPackage(): TensorFlowPackage {
   const found = findTensorFlow();
   if (found !== undefined) return found;
-  throw new Unavailable('no built binding of @tensorflow/tfjs-node', 'Run `npm run tensorflow-backend`; see FEATURES.md.');
+  throw new Unavailable(
+    'no built binding of @tensorflow/tfjs-node',
+    'Run `npm run tensorflow-backend`; see FEATURES.md.',
+  );
 }
 
 function resolve(name: string): string {

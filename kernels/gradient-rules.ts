@@ -64,6 +64,11 @@ export function defineGradient(rule: GradientRule): void {
   registered.set(rule.kernel, { rule, config });
 }
 
+/** Puts every rule back whose gradient another library has replaced: the tfjs union package registers its own. */
+export function restoreGradients(): void {
+  for (const { rule, config } of registered.values()) if (tf.getGradient(rule.kernel) !== config) defineGradient(rule);
+}
+
 /**
  * Whether the backward pass of `kernel` will read saved tensor `index`, given the inputs that need a gradient. True for
  * every kernel without a rule, and when another library has replaced ours since.

@@ -35,7 +35,7 @@ export function findTensorFlow(): TensorFlowPackage | undefined {
  * @returns TensorFlow's version
  * @throws Error from the dynamic loader or from tfjs-node
  */
-export async function loadTensorFlow({ directory }: TensorFlowPackage): Promise<string> {
+export function loadTensorFlow({ directory }: TensorFlowPackage): string {
   // The package is of 2022 and calls a function that Node 23 removed.
   const util = require('node:util') as Record<string, unknown>;
   util['isNullOrUndefined'] ??= (value: unknown) => value === undefined || value === null;

@@ -6,9 +6,9 @@
  *   npm run tensorflow-backend              CPU: downloads 274 MB, keeps 0.9 GB in build/tensorflow
  *   npm run tensorflow-backend -- --gpu     @tensorflow/tfjs-node-gpu for CUDA: downloads 573 MB, keeps 1.3 GB
  *
- * Needs Linux on x86-64 or arm64 (--gpu: x86-64), g++, python3 with pip and access to a package index; `npm run setup`
- * must have run. Does nothing when the backend is already built. --gpu also needs what the wheel does not hold, CUDA 12
- * and cuDNN 9: from the system, or from pip, see FEATURES.md; without them the library computes on the CPU.
+ * Needs Linux on x86-64 or arm64 (--gpu: x86-64), g++, python3 with pip and access to a package index. The npm script
+ * runs set-up first. Does nothing when the backend is already built. --gpu also needs what the wheel does not hold, CUDA 12
+ * and cuDNN 9 (FEATURES.md says how to get them); without them the library computes on the CPU.
  *
  * The result is the npm package with its binding in place, build/tensorflow/<package>, where kernels/tensorflow.ts looks
  * first. Not part of set-up or of the tests: `native` is faster, and this is a gigabyte.
@@ -121,7 +121,9 @@ async function main(gpu) {
   } finally {
     rmSync(draft, { recursive: true, force: true });
   }
-  say(`built build/tensorflow/${name}; \`npx molt doctor\` shows it, a recipe asks for it with backend=tensorflow`);
+  say(
+    `built build/tensorflow/${name}; \`npx molt doctor\` shows it, a recipe asks for it with engine.backend=tensorflow`,
+  );
 }
 
 /** Downloads the wheel, checks its hash, and moves its libraries to deps/lib of the package. @param {Wheel} wheel @param {string} draft */
@@ -159,7 +161,11 @@ async function compileBinding(compiler, draft) {
   mkdirSync(folder, { recursive: true });
   const flags = ['-O2', '-std=c++17', '-fPIC', '-shared', '-pthread', '-w', '-DNAPI_VERSION=8'];
   const headers = [join(root, 'node_modules', 'node-api-headers', 'include'), join(draft, 'wheel/tensorflow/include')];
-  const libraries = ['-l:libtensorflow_cc.so.2', '-l:libtensorflow_framework.so.2', '-Wl,-rpath,$ORIGIN/../../deps/lib'];
+  const libraries = [
+    '-l:libtensorflow_cc.so.2',
+    '-l:libtensorflow_framework.so.2',
+    '-Wl,-rpath,$ORIGIN/../../deps/lib',
+  ];
   await command(
     compiler,
     [

@@ -6,6 +6,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { vjp } from '../../kernels/autograd.ts';
+import { restoreGradients } from '../../kernels/gradient-rules.ts';
 import { registerGradients } from '../../kernels/gradients.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { relativeError } from '../support/reference.ts';
@@ -270,6 +271,18 @@ test('registering twice changes nothing', () => {
   const before = tf.getGradient(tf.Multiply);
   registerGradients();
   expect(tf.getGradient(tf.Multiply)).toBe(before);
+});
+
+test('a gradient that another library replaces can be put back', () => {
+  const ours = tf.getGradient(tf.Multiply);
+  tf.unregisterGradient(tf.Multiply);
+  tf.registerGradient({ kernelName: tf.Multiply, gradFunc: () => ({}) });
+  expect(tf.getGradient(tf.Multiply)).not.toBe(ours);
+  restoreGradients();
+  const x = randomTensor([3]);
+  const { value, gradients } = vjp(() => tf.sum(tf.mul(x, 5)), [x]);
+  expect(Array.from(gradients[0]!.dataSync())).toEqual([5, 5, 5]);
+  tf.dispose([value, gradients]);
 });
 
 test('a gradient with several outputs works under tf.grads as well', async () => {

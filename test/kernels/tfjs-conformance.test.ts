@@ -2,15 +2,10 @@
  * The backend `native` must be a tfjs backend: tfjs-core's own op tests, which its npm package ships, run against it.
  * Kernels that are not native run through the host fallback there, so that what is tested is tfjs as a whole.
  */
-import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
-import { build } from 'esbuild';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { addonMissing } from '../../kernels/addon.ts';
+import { runConformance } from './conformance/run.ts';
 import type { ConformanceResult } from './conformance/suite.ts';
-
-const root = fileURLToPath(new URL('../..', import.meta.url));
 
 /** Specs about dtypes that `native` does not have: complex numbers, and strings anywhere but on the host. */
 const leftOut = 'complex|Complex|FFT|stft|spectral|string|Mixed dtype|upcasts when dtypes';
@@ -44,25 +39,7 @@ describe.skipIf(missing !== undefined)('native under the op tests of tfjs-core',
   let result: ConformanceResult;
 
   beforeAll(async () => {
-    const bundle = `${root}build/tfjs-conformance.mjs`;
-    await build({
-      entryPoints: [`${root}test/kernels/conformance/suite.ts`],
-      outfile: bundle,
-      bundle: true,
-      platform: 'node',
-      format: 'esm',
-      mainFields: ['module', 'main'],
-      // tfjs-core declares its tests free of side effects, and they would be dropped.
-      ignoreAnnotations: true,
-      external: ['jasmine-core'],
-      alias: {
-        'jasmine-core/lib/jasmine-core/jasmine.js': `${root}test/kernels/conformance/jasmine-core.ts`,
-      },
-      banner: { js: "import { createRequire as r } from 'node:module'; const require = r(import.meta.url);" },
-    });
-    const resultFile = `${root}build/tfjs-conformance.json`;
-    execFileSync(process.execPath, [bundle, leftOut, resultFile], { stdio: 'ignore' });
-    result = JSON.parse(readFileSync(resultFile, 'utf8')) as ConformanceResult;
+    result = await runConformance({ backend: 'native', leftOut });
   });
 
   it('passes every spec but those listed with a reason', () => {

@@ -9,8 +9,15 @@ import type { Array64 } from './reference.ts';
 // Silences the greeting that tfjs prints on first use of the cpu backend under Node.
 tf.env().set('PROD', true);
 
-/** The stock backends, on which every composed form must run, and `native` where its addon is built. */
-export const testBackends: readonly string[] = ['cpu', 'wasm', ...nativeIfBuilt()];
+/**
+ * The stock backends, on which every composed form must run, and `native` where its addon is built; or those that
+ * MOLT_TEST_BACKENDS names (`npm run test:tensorflow`).
+ */
+export const testBackends: readonly string[] = process.env['MOLT_TEST_BACKENDS']?.split(',') ?? [
+  'cpu',
+  'wasm',
+  ...nativeIfBuilt(),
+];
 
 function nativeIfBuilt(): string[] {
   const missing = addonMissing();
@@ -20,7 +27,9 @@ function nativeIfBuilt(): string[] {
 }
 
 export async function useBackend(name: string): Promise<void> {
-  if (name === 'native' && tf.findBackend(name) === null) await startBackend({ backend: 'native', threads: 2 });
+  if ((name === 'native' || name === 'tensorflow') && tf.findBackend(name) === null) {
+    await startBackend({ backend: name, threads: 2 });
+  }
   await tf.setBackend(name);
   await tf.ready();
 }

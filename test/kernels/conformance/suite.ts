@@ -1,7 +1,7 @@
 /**
- * tfjs-core's own op tests against the backend `native`, as a program of its own: `suite LEFT_OUT RESULT_FILE` leaves
- * out the specs whose names match the pattern and writes which passed and failed. tfjs-conformance.test.ts bundles it
- * (tfjs-core's tests cannot be imported unbundled), runs it and judges the result. The tests come with the
+ * tfjs-core's own op tests against one backend, as a program of its own: `suite BACKEND LEFT_OUT RESULT_FILE` leaves out
+ * the specs whose names match the pattern and writes which passed and failed. run.ts bundles it (tfjs-core's tests
+ * cannot be imported unbundled) and runs it; the tests that judge the result are its callers. The specs come with the
  * @tensorflow/tfjs-core package; none of their text is here.
  */
 import { writeFileSync } from 'node:fs';
@@ -9,7 +9,7 @@ import { createRequire } from 'node:module';
 import '@tensorflow/tfjs-core/dist/register_all_gradients.js';
 import '@tensorflow/tfjs-core/dist/public/chained_ops/register_all_chained_ops.js';
 import { setTestEnvs } from '@tensorflow/tfjs-core/dist/jasmine_util.js';
-import { startBackend } from '../../../kernels/backends.ts';
+import { type BackendName, startBackend } from '../../../kernels/backends.ts';
 import { fallbackCounts } from '../../../kernels/fallback.ts';
 
 export interface ConformanceResult {
@@ -40,8 +40,8 @@ interface SpecResult {
   readonly failedExpectations: readonly { readonly message: string }[];
 }
 
-// Specs whose names match are left out.
-const leftOut = new RegExp(process.argv[2]!);
+const [backend, leftOutPattern, resultFile] = process.argv.slice(2) as [BackendName, string, string];
+const leftOut = new RegExp(leftOutPattern);
 
 const jasmineCore = createRequire(import.meta.url)('jasmine-core') as Jasmine;
 jasmineCore.installGlobals();
@@ -52,8 +52,8 @@ environment.configure({
   specFilter: (spec) => !leftOut.test(spec.getFullName()),
 });
 
-await startBackend({ backend: 'native', threads: 2 });
-setTestEnvs([{ name: 'native', backendName: 'native', flags: {}, isDataSync: true }]);
+await startBackend({ backend, threads: 2 });
+setTestEnvs([{ name: backend, backendName: backend, flags: {}, isDataSync: true }]);
 // Only now: the tests declare themselves for the environments that exist when they are loaded.
 await import('@tensorflow/tfjs-core/dist/tests.js');
 
@@ -68,5 +68,5 @@ environment.addReporter({
 });
 await environment.execute();
 const result: ConformanceResult = { passed, failed, fallbacks: fallbackCounts() };
-writeFileSync(process.argv[3]!, JSON.stringify(result));
+writeFileSync(resultFile, JSON.stringify(result));
 process.exit(0);

@@ -26,8 +26,10 @@ export interface NativeStats {
 export interface NativeAddon {
   /** Names in kernel-number order. */
   readonly kernels: readonly string[];
-  /** Instruction set the kernels use: avx512, avx2, sse2 or neon. */
+  /** Instruction set the kernels use: the best of `isas`, or a lower one that MOLT_ISA asks for. */
   readonly isa: string;
+  /** Those of kernels/native/core/isa.h that this processor has, the plainest first: sse2, avx2, … or neon. */
+  readonly isas: readonly string[];
   /** Starts this thread's stream; `commands` is the array that `run` decodes (layout: addon.cc). Once per thread. */
   start(threads: number, commands: Float64Array): void;
   run(): void;

@@ -359,6 +359,14 @@ napi_value init(napi_env env, napi_value exports) {
   napi_value isa;
   napi_create_string_utf8(env, isa_name(active_isa()), NAPI_AUTO_LENGTH, &isa);
   napi_set_named_property(env, exports, "isa", isa);
+  napi_value isas;
+  napi_create_array(env, &isas);
+  for (int level = 0; level <= static_cast<int>(best_isa()); ++level) {
+    napi_value name;
+    napi_create_string_utf8(env, isa_name(static_cast<Isa>(level)), NAPI_AUTO_LENGTH, &name);
+    napi_set_element(env, isas, static_cast<uint32_t>(level), name);
+  }
+  napi_set_named_property(env, exports, "isas", isas);
   return exports;
 }
 

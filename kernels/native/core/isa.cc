@@ -14,23 +14,31 @@ Isa detect() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool avx512bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
-  const Isa best = avx512bf16 ? Isa::avx512bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
+  return avx512bf16 ? Isa::avx512bf16 : avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
 #else
-  const Isa best = Isa::baseline;
+  return Isa::baseline;
 #endif
+}
+
+Isa limited(Isa best) {
   const char* asked = std::getenv("MOLT_ISA");
   if (asked == nullptr) return best;
-  Isa limit = best;
-  if (std::strcmp(asked, "sse2") == 0 || std::strcmp(asked, "baseline") == 0) limit = Isa::baseline;
-  if (std::strcmp(asked, "avx2") == 0) limit = Isa::avx2;
-  if (std::strcmp(asked, "avx512") == 0) limit = Isa::avx512;
-  return limit < best ? limit : best;
+  if (std::strcmp(asked, "baseline") == 0) return Isa::baseline;
+  for (int level = 0; level < static_cast<int>(best); ++level) {
+    if (std::strcmp(asked, isa_name(static_cast<Isa>(level))) == 0) return static_cast<Isa>(level);
+  }
+  return best;
 }
 
 }  // namespace
 
+Isa best_isa() {
+  static const Isa best = detect();
+  return best;
+}
+
 Isa active_isa() {
-  static const Isa isa = detect();
+  static const Isa isa = limited(best_isa());
   return isa;
 }
 

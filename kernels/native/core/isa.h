@@ -17,6 +17,8 @@ constexpr int kIsaLevels = 4;
 // The best level this processor has, or a lower one asked for by the environment variable MOLT_ISA
 // (sse2 | baseline | avx2 | avx512 | avx512bf16). Asked once, then cached.
 Isa active_isa();
+// The best level this processor has, whatever MOLT_ISA says: it can run all up to this one.
+Isa best_isa();
 const char* isa_name(Isa isa);
 
 }  // namespace molt

@@ -8,6 +8,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import type { HostArray, NativeAddon, NativeStats } from './addon.ts';
 import { floatsFromBf16 } from './bf16.ts';
+import type { CommandBackend } from './registry.ts';
 import type { OutputSpec, Storage } from './rows/row.ts';
 
 export const nativeBackendName = 'native';
@@ -36,12 +37,16 @@ const commandLength = 1 << 16;
 /** kMaxRank of kernels/native/core/op.h. */
 const maxRank = 8;
 
-export class NativeBackend extends tf.KernelBackend {
+export class NativeBackend extends tf.KernelBackend implements CommandBackend {
   readonly addon: NativeAddon;
   private readonly data: tf.DataStorage<Entry>;
   private readonly commands = new Float64Array(commandLength);
 
   /** @param threads compute threads, the stream's own included. */
+  get kernels(): readonly string[] {
+    return this.addon.kernels;
+  }
+
   constructor(addon: NativeAddon, threads: number) {
     super();
     this.addon = addon;

@@ -108,13 +108,13 @@ const starters: Record<BackendName, Start> = {
     if (running !== null) {
       running.setThreads(threads);
     } else {
-      const [{ NativeBackend }, { registerNativeKernels }, { registerFallbackKernels }] = await Promise.all([
+      const [{ NativeBackend }, { registerCommandKernels }, { registerFallbackKernels }] = await Promise.all([
         import('./backend.ts'),
         import('./registry.ts'),
         import('./fallback.ts'),
       ]);
       const backend = new NativeBackend(addon, threads);
-      registerNativeKernels(backend);
+      registerCommandKernels(backend, 'native');
       registerFallbackKernels();
       tf.registerBackend('native', () => backend);
     }

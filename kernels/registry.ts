@@ -5,14 +5,13 @@
  * later, on another thread, and does not check.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { type NativeBackend, nativeBackendName } from './backend.ts';
 import { elementwiseRows } from './rows/elementwise.ts';
 import { fusedRows } from './rows/fused.ts';
 import { makingRows } from './rows/making.ts';
 import { matmulRows } from './rows/matmul.ts';
 import { movementRows } from './rows/movement.ts';
 import { reductionRows } from './rows/reduction.ts';
-import type { KernelRow } from './rows/row.ts';
+import type { KernelRow, OutputSpec, Storage } from './rows/row.ts';
 import { viewRows } from './rows/view.ts';
 
 export const kernelRows: readonly KernelRow[] = [
@@ -25,15 +24,28 @@ export const kernelRows: readonly KernelRow[] = [
   ...fusedRows,
 ];
 
-/** Registers every row whose native kernel `backend`'s addon has: all of them, if it was built from these sources. */
-export function registerNativeKernels(backend: NativeBackend): void {
-  const indices = new Map(backend.addon.kernels.map((name, index) => [name, index]));
+/** A backend that takes kernel calls as commands: `native`, and `plan`, which only counts what they would need. */
+export interface CommandBackend extends tf.KernelBackend {
+  /** Names of its kernels; a command names one by its index. */
+  readonly kernels: readonly string[];
+  storage(dataId: tf.DataId): Storage;
+  run(
+    kernel: number,
+    inputs: readonly tf.TensorInfo[],
+    outputs: readonly OutputSpec[],
+    attributes: readonly number[],
+  ): tf.TensorInfo[];
+}
+
+/** Registers every row whose kernel the backend has: all of them, if its addon was built from these sources. */
+export function registerCommandKernels(backend: CommandBackend, backendName: string): void {
+  const indices = new Map(backend.kernels.map((name, index) => [name, index]));
   const views = new Set(viewRows);
   for (const row of kernelRows) {
     const index = indices.get(row.native ?? row.kernel);
     if (index === undefined && !views.has(row)) continue;
     const kernelFunc = kernelFunction(row, index ?? -1);
-    tf.registerKernel({ kernelName: row.kernel, backendName: nativeBackendName, kernelFunc });
+    tf.registerKernel({ kernelName: row.kernel, backendName, kernelFunc });
   }
 }
 
@@ -41,7 +53,7 @@ function kernelFunction(row: KernelRow, index: number): tf.KernelFunc {
   const listInputs = row.inputs === 'numbered' ? numberedInputs : namedInputs(row.kernel, row.inputs);
   const isView = viewRows.includes(row);
   return ({ inputs, attrs, backend }) => {
-    const native = backend as NativeBackend;
+    const native = backend as CommandBackend;
     const infos = listInputs(inputs);
     const casts = isView ? [] : castInputs(native, row, infos);
     const storages = infos.map(({ dataId }) => native.storage(dataId));
@@ -69,13 +81,13 @@ export function resetImplicitCastCounts(): void {
 }
 
 /** Replaces, in `infos`, what is stored as bf16 and may not be by float32 copies, which the caller disposes. */
-function castInputs(native: NativeBackend, row: KernelRow, infos: tf.TensorInfo[]): readonly tf.TensorInfo[] {
+function castInputs(native: CommandBackend, row: KernelRow, infos: tf.TensorInfo[]): readonly tf.TensorInfo[] {
   const casts: tf.TensorInfo[] = [];
   for (let i = 0; i < infos.length; i++) {
     const info = infos[i]!;
     if (native.storage(info.dataId) === 'f32' || row.readsBf16?.(i) === true) continue;
     castCounts.set(row.kernel, (castCounts.get(row.kernel) ?? 0) + 1);
-    const cast = native.run(native.addon.kernels.indexOf('CastStorage'), [info], [{ ...info, storage: 'f32' }], []);
+    const cast = native.run(native.kernels.indexOf('CastStorage'), [info], [{ ...info, storage: 'f32' }], []);
     infos[i] = cast[0]!;
     casts.push(cast[0]!);
   }

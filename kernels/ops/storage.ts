@@ -4,9 +4,9 @@
  * tensor as it is.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { NativeBackend } from '../backend.ts';
 import { hasKernel, runKernel } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
+import type { CommandBackend } from '../registry.ts';
 import type { Storage } from '../rows/row.ts';
 
 /** Storages as kernels take them in an attribute. */
@@ -19,8 +19,8 @@ export function castStorage<T extends tf.Tensor>(x: T, storage: Storage): T {
 }
 
 export function storageOf(x: tf.Tensor): Storage {
-  const backend = tf.backend();
-  return backend instanceof NativeBackend ? backend.storage(x.dataId) : 'f32';
+  const backend = tf.backend() as tf.KernelBackend & Partial<Pick<CommandBackend, 'storage'>>;
+  return backend.storage?.(x.dataId) ?? 'f32';
 }
 
 defineGradient({

@@ -1,7 +1,7 @@
 /**
  * `molt doctor`: what this machine has and lacks for running jobs; with `--teacher DIR`, what is wrong with a model
- * directory instead. The two share nothing but the name, and each is loaded only when asked for: a teacher must be
- * judged in less than a second.
+ * directory instead; with `--recipe RECIPE`, how much memory its job will take. The three share nothing but the name,
+ * and each is loaded only when asked for: a teacher must be judged in less than a second.
  */
 import type { Command } from 'commander';
 import { jsonOption } from './arguments.ts';
@@ -9,18 +9,24 @@ import { jsonOption } from './arguments.ts';
 export function define(command: Command): void {
   command
     .option('--teacher <dir>', 'check a model directory instead of the machine')
+    .option('--recipe <recipe>', 'say how much memory a job will take')
+    .option('--set <field=value...>', 'change a field of that recipe')
     .addOption(jsonOption())
     .action(doctor);
 }
 
-async function doctor({
-  teacher,
-  json = false,
-}: {
+interface DoctorOptions {
   readonly teacher?: string;
+  readonly recipe?: string;
+  readonly set?: string[];
   readonly json?: boolean;
-}): Promise<void> {
-  if (teacher === undefined) {
+}
+
+async function doctor({ teacher, recipe, set, json = false }: DoctorOptions): Promise<void> {
+  if (recipe !== undefined) {
+    const { examineRecipe } = await import('./doctor-recipe.ts');
+    process.exitCode = await examineRecipe(recipe, { set: set ?? [], json });
+  } else if (teacher === undefined) {
     const { examineMachine } = await import('./doctor-machine.ts');
     process.exitCode = await examineMachine({ json });
   } else {

@@ -82,7 +82,7 @@ export function frozenWeight(name: string, host: HostTensor, storage: Storage): 
 }
 
 /** Whether a weight is the matrix of a product or of an embedding: not a norm, a bias or a convolution's taps. */
-function isProjection(name: string, shape: readonly number[]): boolean {
+export function isProjection(name: string, shape: readonly number[]): boolean {
   return shape.length === 2 && !name.endsWith('.convWeight');
 }
 

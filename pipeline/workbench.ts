@@ -8,7 +8,7 @@ import { measuresLayouts, resolveLayout } from '../configs/layout.ts';
 import type { Recipe } from '../configs/recipe.ts';
 import type { Precision } from '../configs/schema.ts';
 import { startBackend } from '../kernels/backends.ts';
-import type { HybridConfig } from '../models/config.ts';
+import type { HybridConfig, TransformerConfig } from '../models/config.ts';
 import type { Model } from '../models/hybrid.ts';
 import { hybridNetwork, type Network } from '../models/network.ts';
 import { openDataset } from './data/dataset.ts';
@@ -60,7 +60,7 @@ export async function openWorkbench(
     positions: Math.max(train.time, heldOut.time),
     storage: precision === 'bf16' ? 'bf16' : 'f32',
   });
-  const config = studentConfig(loaded.model, recipe, context.inputs.select);
+  const config = decidedStudent(loaded.model, recipe, context.inputs.select);
   return {
     teacherDir: dir,
     teacher: loaded.model,
@@ -71,18 +71,20 @@ export async function openWorkbench(
   };
 }
 
-/** The student that this recipe makes of this teacher. One state channel more than head_dim: the ones channel. */
-function studentConfig(teacher: Model, recipe: Recipe, selected: string | undefined): HybridConfig {
-  const { student } = recipe;
-  const { transformer } = teacher.network;
+/** The student of this recipe as far as it is decided. */
+function decidedStudent({ network }: Model, recipe: Recipe, selected: string | undefined): HybridConfig {
+  const { transformer } = network;
+  if (selected !== undefined) return studentConfig(transformer, recipe, readLayout(selected));
+  const everyLayer = 'M'.repeat(transformer.layers);
+  const layout = measuresLayouts(recipe) ? everyLayer : resolveLayout(recipe.student.attention, transformer.layers);
+  return studentConfig(transformer, recipe, layout);
+}
+
+/** A student of this layout. One state channel more than head_dim: the ones channel. */
+export function studentConfig(transformer: TransformerConfig, { student }: Recipe, layout: string): HybridConfig {
   return {
     transformer,
-    layout:
-      selected !== undefined
-        ? readLayout(selected)
-        : measuresLayouts(recipe)
-          ? 'M'.repeat(transformer.layers)
-          : resolveLayout(student.attention, transformer.layers),
+    layout,
     mamba: {
       headsPerQuery: student.heads,
       stateSize: transformer.headDim + 1,

@@ -7,9 +7,7 @@
  */
 import { join } from 'node:path';
 import * as tf from '@tensorflow/tfjs-core';
-import type { WeightGroup } from '../../configs/schema.ts';
 import { moltError } from '../../errors.ts';
-import { AdamW } from '../../kernels/ops/adamw.ts';
 import { learningRateScale } from '../../kernels/schedule.ts';
 import type { Model } from '../../models/hybrid.ts';
 import { layersOf } from '../../models/network.ts';
@@ -18,8 +16,8 @@ import { createDistillStep } from '../distill-step.ts';
 import { loadVariables, studentModel } from '../load-model.ts';
 import { type Measurement, measure } from '../measure.ts';
 import type { Stage, StageContext } from '../stage.ts';
+import { distillOptimiser, trainableWeights } from '../trained-weights.ts';
 import { restoreTrainingState, saveTrainingState, type Trained, writeWeights } from '../training-state.ts';
-import { weightGroupOf } from '../weight-groups.ts';
 import { openWorkbench, type Workbench } from '../workbench.ts';
 
 export const distill: Stage = {
@@ -38,8 +36,9 @@ export const distill: Stage = {
     const bench = await openWorkbench(context, context.recipe.engine);
     const alignedFile = join(context.inputs.align!, 'mixers.safetensors');
     const mixers = loadVariables(alignedFile, converted(bench));
-    const trainable = trainableWeights(bench, mixers, context.recipe.distill.train);
-    const trained = createOptimiser(context, trainable);
+    const settings = context.recipe.distill;
+    const trainable = trainableWeights(bench.teacher, bench.student.network, mixers, settings.train);
+    const trained = distillOptimiser(settings, trainable);
     try {
       const student = studentModel(bench.teacher, bench.student.network, new Map([...mixers, ...trainable]));
       const { before, after } = await train(context, bench, student, trained);
@@ -66,47 +65,6 @@ export const distill: Stage = {
 function converted({ student }: Workbench): (name: string) => boolean {
   const prefixes = layersOf(student.network.layout, 'M').map((layer) => `layers.${layer}.`);
   return (name) => prefixes.some((prefix) => name.startsWith(prefix));
-}
-
-/** Weights of the chosen groups as variables: the mixers themselves, and copies of what is the teacher's. */
-function trainableWeights(
-  bench: Workbench,
-  mixers: ReadonlyMap<string, tf.Variable>,
-  groups: readonly WeightGroup[],
-): Map<string, tf.Variable> {
-  const chosen = new Map<string, tf.Variable>();
-  if (groups.includes('mixers')) for (const [name, variable] of mixers) chosen.set(name, variable);
-  // The student has no attention weights in its Mamba layers.
-  const inherited = studentModel(bench.teacher, bench.student.network, mixers).weights;
-  for (const [name, tensor] of inherited) {
-    if (mixers.has(name) || !groups.includes(weightGroupOf(name))) continue;
-    // A sum, not a clone: updates are in place and must not reach the teacher's buffer.
-    const copy = tf.add(tensor, 0);
-    chosen.set(name, tf.variable(copy, true));
-    copy.dispose();
-  }
-  return chosen;
-}
-
-function createOptimiser({ recipe }: StageContext, trainable: ReadonlyMap<string, tf.Variable>): Trained {
-  const settings = recipe.distill;
-  const groups = settings.train.map((group) => ({
-    name: group,
-    members: [...trainable].filter(([name]) => weightGroupOf(name) === group),
-  }));
-  const optimiser = new AdamW(
-    groups.map(({ name, members }) => ({
-      name,
-      parameters: members.map(([, variable]) => variable),
-      learningRate: settings.rates[name] ?? settings.lr,
-      beta1: settings.betas[0],
-      beta2: settings.betas[1],
-      eps: settings.eps,
-      weightDecay: settings.weightDecay,
-    })),
-    { clip: settings.clip },
-  );
-  return { names: groups.flatMap(({ members }) => members.map(([name]) => name)), optimiser };
 }
 
 async function train(

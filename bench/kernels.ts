@@ -13,6 +13,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from '../kernels/backend.ts';
 import { startBackend } from '../kernels/backends.ts';
 import { type KernelAttributes, runKernelOutputs } from '../kernels/fused.ts';
+import { castStorage } from '../kernels/ops/storage.ts';
 
 interface Shapes {
   readonly name: string;
@@ -79,6 +80,20 @@ function benchesOf({ B, T, D, I, V, H, G, P, N }: Shapes): Bench[] {
     start,
   };
   const conv = { x: random([B, T, C]), weight: random([C, 4]), bias: random([C]), start };
+  const core = {
+    projected: random([B, T, H * P + C]),
+    e: random([B, T, H], -4.5),
+    convWeight: conv.weight,
+    convBias: conv.bias,
+    dtBias: random([H]),
+    aLog: scan.aLog,
+    d: scan.d,
+    gain: random([H * P]),
+    start,
+  };
+  const halfCore = { ...core, projected: castStorage(core.projected, 'bf16') };
+  const dHeads = random([B, T, H * P]);
+  const mixer = { P, N, s: 2 ** -8 };
   const steps = { x: random([R, H]), bias: random([H]) };
   const logits = random([R, V]);
   const head = random([V, D]);
@@ -139,6 +154,19 @@ function benchesOf({ B, T, D, I, V, H, G, P, N }: Shapes): Bench[] {
     { kernel: 'CausalConvGrad', detail: `${T}×${C}`, inputs: { dy: conv.x, ...conv }, attributes: { s: 1 } },
     { kernel: 'SsdScan', detail: `${T}×${H}×${P}×${N}`, inputs: scan, flops: scanFlops },
     { kernel: 'SsdScanGrad', detail: `${T}×${H}×${P}×${N}`, inputs: { dy: scan.x, ...scan }, flops: 2.5 * scanFlops },
+    ...[
+      { storage: '', inputs: core, dout: dHeads },
+      { storage: ' bf16', inputs: halfCore, dout: castStorage(dHeads, 'bf16') },
+    ].flatMap(({ storage, inputs, dout }) => [
+      { kernel: 'MambaCore', detail: `${T}×${H}×${P}×${N}${storage}`, inputs, attributes: mixer, flops: scanFlops },
+      {
+        kernel: 'MambaCoreGrad',
+        detail: `${T}×${H}×${P}×${N}${storage}`,
+        inputs: { do: dout, ...inputs },
+        attributes: mixer,
+        flops: 3 * scanFlops,
+      },
+    ]),
     { kernel: 'SoftplusBias', detail: `${R}×${H}`, inputs: steps },
     { kernel: 'SoftplusBiasGrad', detail: `${R}×${H}`, inputs: { dy: steps.x, ...steps } },
     { kernel: 'SwiGlu', detail: `${R}×${I}`, inputs: { gate: wide, up: wide } },

@@ -8,6 +8,18 @@ import { signature } from './signature.ts';
 
 const adamW = ['lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'biasCorrection1', 'biasCorrection2', 'gradScale'];
 
+/** projected holds z | x | B | C of every head; all but z have a channel of the convolution. */
+function mambaWidths(kernel: string) {
+  return (size: (letter: string) => number) => {
+    const inner = size('H') * size('P');
+    const channels = inner + 2 * size('H') * size('N');
+    check(
+      size('I') === inner && size('C') === channels && size('W') === inner + channels,
+      () => `${kernel}: ${size('H')} heads of ${size('P')} with ${size('N')} states need ${inner + channels} columns`,
+    );
+  };
+}
+
 export const fusedRows: readonly KernelRow[] = [
   signature('CastStorage', 'x:float[*R] -> [*R]', ['storage'], {
     outputs: ({ storage }) => (storage === 1 ? '[*R]:bf16' : '[*R]'),
@@ -55,6 +67,21 @@ export const fusedRows: readonly KernelRow[] = [
     'SsdScanGrad',
     'dy[B,T,H,P] x[B,T,H,P] dt[B,T,H] aLog[H] b[B,T,H,N] c[B,T,H,N] d[H] start:int32[B,T] -> ' +
       '[B,T,H,P] [B,T,H] [H] [B,T,H,N] [B,T,H,N] [H]',
+  ),
+
+  signature(
+    'MambaCore',
+    'projected:float[B,T,W] e[B,T,H] convWeight[C,4] convBias[C] dtBias[H] aLog[H] d[H] gain[I] start:int32[B,T] -> ' +
+      '[B,T,I]:like(projected)',
+    ['P', 'N', 's'],
+    { check: mambaWidths('MambaCore') },
+  ),
+  signature(
+    'MambaCoreGrad',
+    'do:float[B,T,I] projected:float[B,T,W] e[B,T,H] convWeight[C,4] convBias[C] dtBias[H] aLog[H] d[H] gain[I] ' +
+      'start:int32[B,T] -> [B,T,W]:like(projected) [B,T,H] [C,4] [C] [H] [H] [H] [I]',
+    ['P', 'N', 's'],
+    { check: mambaWidths('MambaCoreGrad') },
   ),
 
   signature('SoftplusBias', 'x[*R,C] bias[C] -> [*R,C]'),

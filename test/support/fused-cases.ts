@@ -19,6 +19,7 @@ import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
+import { mambaCoreCase } from './mamba-case.ts';
 import { documentStarts, type OpCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
@@ -173,6 +174,9 @@ export function fusedCases(): OpCase[] {
     };
   };
 
+  const coreCase = (documents: Documents, heads: number, headDim: number, stateSize: number, s = 2 ** -8) =>
+    mambaCoreCase(random, documentStarts(documents), { heads, headDim, stateSize, activationScale: s });
+
   const softplusCase = (R: number, C: number): OpCase => ({
     name: `softplusBias, ${R} rows of ${C}`,
     kernel: 'SoftplusBias',
@@ -321,6 +325,15 @@ export function fusedCases(): OpCase[] {
     ssdCase(severalDocuments, 1, 16, 17),
     ssdCase(severalDocuments, 2, 64, 65),
     ssdCase(severalDocuments, 2, 12, 7, true),
+    coreCase(oneDocument(1), 1, 64, 65),
+    coreCase(oneDocument(2), 2, 8, 9),
+    coreCase(oneDocument(3), 3, 16, 17, 1),
+    coreCase(oneDocument(63), 18, 4, 5),
+    coreCase(oneDocument(131), 2, 48, 49, 1),
+    coreCase(oneDocument(200), 9, 20, 7),
+    coreCase(severalDocuments, 2, 64, 65),
+    coreCase(severalDocuments, 6, 8, 9, 1),
+    coreCase(severalDocuments, 1, 12, 30),
     softplusCase(1, 8),
     softplusCase(130, 5),
     swigluCase(1, 172),

@@ -20,6 +20,7 @@ import { type SsdInputs, ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.
 import { castStorage } from '../../kernels/ops/storage.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom, type Random } from '../../kernels/random.ts';
+import { mambaCoreCase } from './mamba-case.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
 
@@ -280,6 +281,11 @@ export function opCases(): OpCase[] {
     composed: (t) => [gatedOutputComposed(t['y']!, t['z']!, t['g']!)],
     reference: (a) => [reference.gatedOutput(a['y']!, a['z']!, a['g']!)],
   });
+
+  cases.push(
+    mambaCoreCase(random, packed, { heads: 2, headDim: 3, stateSize: 4, activationScale: 2 ** -8 }),
+    mambaCoreCase(random, packed, { heads: 1, headDim: 18, stateSize: 5, activationScale: 1 }),
+  );
 
   const widths = [3, 1, 6];
   cases.push({

@@ -7,61 +7,56 @@
 // first-level cache, one task a head of a row. The backward is ssd_grad.simd.cc.
 #include "parallel.h"
 #include "ssd.h"
-#include "tile.h"
 
 MOLT_SIMD_BEGIN
 
-// One token: next[N] = decay · state + value ⊗ B, for one vector of values; the rows of a state are `stride` vectors
-// apart. Returns next · C.
+// The P values of x or y of one token, as vectors V of which the last may be partial.
 template <class V>
-static inline V advance(int64_t N, int64_t stride, const V* state, V* next, float decay, V value, const float* b,
-                        const float* c) {
-  V sums[4] = {};
-  int64_t n = 0;
-  for (; n + 4 <= N; n += 4) {
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-      const V s = state[(n + i) * stride] * decay + value * b[n + i];
-      next[(n + i) * stride] = s;
-      sums[i] += s * c[n + i];
+struct Values {
+  int64_t P;
+  static constexpr int64_t lanes = lanes_of<V>;
+  int64_t vectors() const { return (P + lanes - 1) / lanes; }
+  V load(const float* from, int64_t i) const {
+    from += i * lanes;
+    return (i + 1) * lanes <= P ? molt::MOLT_LEVEL::load<V>(from) : load_part<V>(from, P - i * lanes);
+  }
+  void store(float* to, int64_t i, V v) const {
+    to += i * lanes;
+    if ((i + 1) * lanes <= P) {
+      molt::MOLT_LEVEL::store(to, v);
+    } else {
+      store_part(to, v, P - i * lanes);
     }
   }
-  for (; n < N; n++) {
-    const V s = state[n * stride] * decay + value * b[n];
-    next[n * stride] = s;
-    sums[0] += s * c[n];
-  }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
-}
+};
 
 template <class V>
 static void scan_head(const Scan& s, int64_t row, int64_t h, const float* state_in, float* y, float* state_out) {
   const Values<V> values{s.P};
   const int64_t vectors = values.vectors(), size = s.N * vectors;
   constexpr int64_t lanes = lanes_of<V>;
+  const Head head = s.head(h);
   Scratch scratch;
+  // dt and the decay of every token, side by side instead of H apart
   float *dt = scratch.floats(s.T), *decay = scratch.floats(s.T);
-  steps_of_head(s, row, h, dt, decay);
+  for (int64_t t = 0; t < s.T; t++) dt[t] = s.dt[s.at(row, t, h, 1)];
+  for_row(s.T, [&](auto at) { at.store(decay, exp(at.load(dt) * -head.rate)); });
+
   float* memory = scratch.floats(size * lanes);  // [N, P padded]
   V* state = reinterpret_cast<V*>(memory);
   __builtin_memset(memory, 0, size * sizeof(V));
   if (state_in != nullptr) transpose(s.P, s.N, state_in, s.N, memory, vectors * lanes);
 
-  const float d = s.d[h];
   for (int64_t t = 0; t < s.T; t++) {
-    if (s.begins_document(row, t)) __builtin_memset(memory, 0, size * sizeof(V));
+    if (s.start[row * s.T + t] == t) __builtin_memset(memory, 0, size * sizeof(V));
     const float *x = s.x + s.at(row, t, h, s.P), *b = s.b + s.at(row, t, h, s.N), *c = s.c + s.at(row, t, h, s.N);
     for (int64_t i = 0; i < vectors; i++) {
       const V value = values.load(x, i);
       const V out = advance(s.N, vectors, state + i, state + i, decay[t], value * dt[t], b, c);
-      values.store(y + s.at(row, t, h, s.P), i, out + value * d);
+      values.store(y + s.at(row, t, h, s.P), i, out + value * head.d);
     }
   }
   transpose(s.N, s.P, memory, vectors * lanes, state_out, s.N);
-}
-
-static inline double nanoseconds_a_token(const Scan& s) {
-  return 6.0 * static_cast<double>(s.N * round_up(s.P, 4)) / (0.5 * kFlopPerNanosecond) + 5;
 }
 
 // {x[B,T,H,P], dt[B,T,H], aLog[H], b[B,T,H,N], c[B,T,H,N], d[H], start[B,T], state[B,H,P,N]?}
@@ -71,7 +66,7 @@ static void ssd_scan(const Call& call) {
   float *y = call.out[0].f32(), *state_out = call.out[1].f32();
   const float* state_in = call.inputs > 7 ? call.in[7].f32() : nullptr;
   const int64_t size = s.P * s.N;
-  for_tasks(*call.pool, s.B * s.H, static_cast<double>(s.T) * nanoseconds_a_token(s), [&](int64_t i) {
+  for_tasks(*call.pool, s.B * s.H, static_cast<double>(s.T) * recurrence_nanoseconds(s.P, s.N), [&](int64_t i) {
     with_vector_for(s.P, [&](auto v) {
       const float* from = state_in == nullptr ? nullptr : state_in + i * size;
       scan_head<decltype(v)>(s, i / s.H, i % s.H, from, y, state_out + i * size);

@@ -1,71 +1,21 @@
-// The gradient of the state-space scan (ssd.simd.cc) for large heads, in chunks of Q tokens from the last to the first,
-// all of it small matrix products. Chunks never cross the beginning of a document. With c the running sum of the
-// log-decays inside a chunk, X = dt ∘ x, S the state before the chunk and dS the gradient of the state behind it:
+// The gradient of the state-space scan for large heads, in chunks of Q tokens from the last to the first, all of it small
+// matrix products. Chunks never cross the beginning of a document. With c the running sum of the log-decays inside a
+// chunk, S the state before the chunk and dS the gradient of the state behind it:
 //   E_i = exp(c_i),  F_j = exp(c_Q − c_j),  L_ij = exp(c_i − c_j) for i >= j, else 0
-//   M = L ∘ C Bᵀ,  W = dy Xᵀ,  G = L ∘ W
-//   dX = Mᵀ dy + F ∘ B dSᵀ        dx = dt ∘ dX + d dy
-//   dC = G B + E ∘ dy S           dB = Gᵀ C + F ∘ X dS
-//   da_k = Σ_{i >= k > j} M_ij W_ij + Σ_{i >= k} E_i ⟨C_i, (dy S)_i⟩ + Σ_{j < k} F_j ⟨X_j, (B dSᵀ)_j⟩ + e^{c_Q} ⟨dS, S⟩
-//   ddt = ⟨x, dX⟩ − exp(aLog) da  dS ← e^{c_Q} dS + (E ∘ dy)ᵀ C
-// Every term of da is a sum of its own parts; the cheaper running difference of two large sums would cancel. The states
-// before the chunks are recomputed by one forward sweep. States lie as [N][P]: values in the lanes.
+//   M_ij = L_ij ⟨C_i, B_j⟩ dt_j,   G_ij = L_ij ⟨dy_i, x_j⟩ dt_j,   H_ij = M_ij ⟨dy_i, x_j⟩
+//   y  = M x  + E ∘ C Sᵀ + d x        dx = Mᵀ dy + dt ∘ F ∘ B dSᵀ + d dy
+//   dC = G B  + E ∘ dy S              dB = Gᵀ C  + dt ∘ F ∘ x dS
+//   da_k = Σ_{i >= k > j} H_ij + Σ_{i >= k} E_i ⟨C_i, (dy S)_i⟩ + Σ_{j < k} dt_j F_j ⟨x_j, (B dSᵀ)_j⟩ + e^{c_Q} ⟨dS, S⟩
+//   ddt_j = Σ_i H_ij / dt_j + F_j ⟨x_j, (B dSᵀ)_j⟩ − rate da_j        dS ← e^{c_Q} dS + (E ∘ dy)ᵀ C
+// Every term of da is a sum of its own parts; the cheaper running difference of two large sums would cancel. States lie
+// as [N][values]: values in the lanes.
 #pragma once
-#include "ssd.h"
-#include "tile.h"
+#include "ssd_head.h"
 
 MOLT_SIMD_BEGIN
 
 // Longer chunks cost more inside a chunk (Q² a product), shorter ones more between chunks (P·N a token).
 constexpr int64_t kLongestChunk = 64;
-static inline int64_t chunk_length(int64_t P) { return smaller(kLongestChunk, larger(16, round_up(P, 16))); }
-
-// The gradient of one head, chunk after chunk, and the memory for one chunk. Rows of a chunk are copied together and
-// padded: `values` is P, `states` is N rounded up to kPad. Transposed arrays have rows of kLongestChunk.
-struct HeadInChunks {
-  static constexpr int64_t Q = kLongestChunk;
-  const Scan& s;
-  const ScanGrad& grad;
-  const int64_t row, h, P, N, values, states;
-  const float rate, d;
-  double da_log = 0, dd = 0;
-
-  // The chunk at hand: its first token and length, then arrays over its tokens.
-  int64_t first = 0, length = 0;
-  float *dt, *sums, *from_entry, *to_end;  // [Q]: dt, c, E, F
-  float *x, *dy, *weighted;                // [Q, values]: X, dy, and F ∘ X or E ∘ dy
-  float *b, *c;                            // [Q, states]
-  float *x_PQ, *b_NQ;                      // X and B transposed
-  float *g, *m;                            // [Q, Q]: G and M
-  float *dx, *dbc;                         // [Q, values]: dX; [Q, states]: dB or dC
-  float *da, *read, *written;              // [Q]: da; its second and third terms before they are summed
-  float* state_PN;                         // a state transposed, [P, states]
-
-  HeadInChunks(const Scan& scan, const ScanGrad& gradients, int64_t row_, int64_t head, Scratch& scratch);
-
-  int64_t state_size() const { return N * values; }
-  float decay() const { return from_entry[length - 1]; }  // e^{c_Q}
-
-  void load_inputs(int64_t first_token, int64_t end);
-  void load_gradients();
-  void mix();
-  void grad_x(const float* dstate);
-  void grad_c(const float* state);
-  void grad_b(const float* dstate);
-  void grad_steps(float through);
-  void advance(const float* a, const float* weights, const float* rows, float* state);
-  void transpose_state(const float* state);
-};
-
-static inline void copy_rows(int64_t rows, int64_t width, const float* from, int64_t ld, float* to, int64_t ld_to) {
-  for (int64_t t = 0; t < rows; t++) for_row(width, [&](auto at) { at.store(to + t * ld_to, at.load(from + t * ld)); });
-}
-
-// The same into rows that end in padding, which becomes zero.
-static void copy_padded(int64_t rows, int64_t width, const float* from, int64_t ld, float* to, int64_t padded) {
-  copy_rows(rows, width, from, ld, to, padded);
-  for (int64_t t = 0; t < rows; t++)
-    for (int64_t i = width; i < padded; i++) to[t * padded + i] = 0;
-}
 
 // to[rows, width] = from, each row times its weight.
 static inline void weigh_rows(int64_t rows, int64_t width, const float* from, const float* weights, float* to) {
@@ -79,215 +29,196 @@ static inline float dot(int64_t n, const float* a, const float* b) {
   return sum(products);
 }
 
-// to[j] = weights[j] ⟨a_j, b_j⟩ for the rows of a and b.
-static void dot_rows(int64_t rows, int64_t width, const float* weights, const float* a, const float* b, float* to) {
-  for (int64_t j = 0; j < rows; j++) to[j] = weights[j] * dot(width, a + j * width, b + j * width);
-}
+// A form of the gradient, as ssd_grad.h drives it.
+class ChunksGrad {
+  static constexpr int64_t Q = kLongestChunk;
+  static constexpr int64_t kRows = 16;  // of a [Q, Q] matrix at a time, to leave out what lies above its diagonal
 
-HeadInChunks::HeadInChunks(const Scan& scan, const ScanGrad& gradients, int64_t row_, int64_t head, Scratch& scratch)
-    : s(scan),
-      grad(gradients),
-      row(row_),
-      h(head),
-      P(scan.P),
-      N(scan.N),
-      values(round_up(scan.P, kPad)),
-      states(round_up(scan.N, kPad)),
-      rate(rate_of(scan, head)),
-      d(scan.d[head]) {
-  float** const of_tokens[] = {&dt, &sums, &from_entry, &to_end, &da, &read, &written};
-  float** const of_values[] = {&x, &dy, &weighted, &dx};
-  float** const of_states[] = {&b, &c, &dbc};
-  float** const of_pairs[] = {&g, &m};
-  for (float** array : of_tokens) *array = scratch.floats(Q);
-  for (float** array : of_values) *array = scratch.floats(Q * values);
-  for (float** array : of_states) *array = scratch.floats(Q * states);
-  for (float** array : of_pairs) *array = scratch.floats(Q * Q);
-  x_PQ = scratch.floats(P * Q);
-  b_NQ = scratch.floats(N * Q);
-  state_PN = scratch.floats(P * states);
-}
+  const Head& head;
+  HeadRows& rows;
+  const int64_t P, N, values, states;
 
-// The steps and decays of a chunk, and X and B: what both sweeps need.
-void HeadInChunks::load_inputs(int64_t first_token, int64_t end) {
-  first = first_token;
-  length = end - first_token;
-  float total = 0;
-  for (int64_t i = 0; i < length; i++) {
-    dt[i] = s.dt[s.at(row, first + i, h, 1)];
-    total -= dt[i] * rate;
-    sums[i] = total;
+  float *sums, *from_entry, *left, *to_end;  // [Q]: c, E, F, dt ∘ F
+  float *da, *direct, *read, *written;       // [Q]: da; Σ_i H_ij / dt_j; E_i ⟨C_i, (dy S)_i⟩; ⟨x_j, (B dSᵀ)_j⟩
+  float* weighted;                           // [Q, values]: dt ∘ F ∘ x or E ∘ dy
+  float *x_PQ, *b_NQ;                        // x and B transposed
+  float *g, *m;                              // [Q, Q]: G and M
+  float* state_PN;                           // a state transposed, [values, states]
+
+ public:
+  static int64_t values_for(int64_t P) { return round_up(P, kPad); }
+  static int64_t longest_block(const Head& head, int64_t T) {
+    return smaller(T, smaller(kLongestChunk, larger(16, round_up(head.P, 16))));
   }
-  for_row(length, [&](auto at) {
-    at.store(from_entry, exp(at.load(sums)));
-    at.store(to_end, exp(total - at.load(sums)));
-  });
-  copy_padded(length, P, s.x + s.at(row, first, h, P), s.H * P, x, values);
-  weigh_rows(length, values, x, dt, x);
-  copy_padded(length, N, s.b + s.at(row, first, h, N), s.H * N, b, states);
-}
 
-// The rest of what the way back needs: dy and C, and the transposed copies, whose tails are padded with zeros.
-void HeadInChunks::load_gradients() {
-  copy_padded(length, P, grad.dy + s.at(row, first, h, P), s.H * P, dy, values);
-  copy_padded(length, N, s.c + s.at(row, first, h, N), s.H * N, c, states);
-  const int64_t padded = round_up(length, kPad);
-  __builtin_memset(x + length * values, 0, (padded - length) * values * sizeof(float));
-  __builtin_memset(b + length * states, 0, (padded - length) * states * sizeof(float));
-  transpose(padded, P, x, values, x_PQ, Q);
-  transpose(padded, N, b, states, b_NQ, Q);
-}
-
-// state = decay · state + aᵀ · (weights ∘ rows), a[Q, states], rows[Q, values]
-void HeadInChunks::advance(const float* a, const float* weights, const float* rows, float* state) {
-  weigh_rows(length, values, rows, weights, weighted);
-  for_row(state_size(), [&](auto at) { at.store(state, at.load(state) * decay()); });
-  product<Order::columns>(N, P, length, a, states, weighted, values, state, values, true);
-}
-
-// G and M, in place of W and C·Bᵀ, and the first term of da. Only j <= i is computed, in blocks of rows.
-void HeadInChunks::mix() {
-  constexpr int64_t rows_at_a_time = 16;
-  for (int64_t i = 0; i < length; i += rows_at_a_time) {
-    const int64_t rows = smaller(rows_at_a_time, length - i), columns = i + rows;
-    product(rows, columns, P, dy + i * values, values, x_PQ, Q, g + i * Q, Q);
-    product(rows, columns, N, c + i * states, states, b_NQ, Q, m + i * Q, Q);
+  ChunksGrad(const Head& head_, HeadRows& rows_, int64_t, Scratch& scratch)
+      : head(head_), rows(rows_), P(head_.P), N(head_.N), values(rows_.values), states(rows_.states) {
+    float** const of_tokens[] = {&sums, &from_entry, &left, &to_end, &da, &direct, &read, &written};
+    for (float** array : of_tokens) *array = scratch.floats(Q);
+    weighted = scratch.floats(Q * values);
+    x_PQ = scratch.floats(P * Q);
+    b_NQ = scratch.floats(N * Q);
+    g = scratch.floats(Q * Q);
+    m = scratch.floats(Q * Q);
+    state_PN = scratch.floats(values * states);
+    __builtin_memset(state_PN, 0, values * states * sizeof(float));
   }
-  // below[j] = Σ_{i >= k} M_ij W_ij, from the last k to the first; the term of da_k is its sum over j < k
-  alignas(64) float below[Q] = {};
-  for (int64_t k = length - 1; k >= 0; k--) {
-    Vec total{};
-    for (int64_t j = 0; j < length; j += kLanes) {
-      float *g_row = g + k * Q + j, *m_row = m + k * Q + j;
-      const auto lane = lane_numbers<Vec>() + static_cast<int>(j);
-      if (j > k) {
-        store(g_row, Vec{});
-        store(m_row, Vec{});
-        continue;
-      }
-      // masked before the exponential, whose argument would be positive above the diagonal
-      const auto past = lane <= static_cast<int>(k);
-      const Vec decay = past ? exp(past ? sums[k] - load(sums + j) : Vec{}) : Vec{};
-      const Vec w = past ? load(g_row) : Vec{}, mixed = past ? decay * load(m_row) : Vec{};
-      store(g_row, decay * w);
-      store(m_row, mixed);
-      const Vec sum_below = load(below + j) + mixed * w;
-      store(below + j, sum_below);
-      total += lane < static_cast<int>(k) ? sum_below : Vec{};
-    }
-    da[k] = sum(total);
+
+  int64_t state_floats() const { return N * values; }
+
+  // From the state before the chunk to the state behind it.
+  void forward(float* state) {
+    decays();
+    weigh_rows(rows.length, values, rows.x, to_end, weighted);
+    carry(rows.b, state);
   }
-}
 
-// dX = Mᵀ dy + F ∘ B dSᵀ, and what each token wrote into the state behind the chunk.
-void HeadInChunks::grad_x(const float* dstate) {
-  product(length, P, N, b, states, dstate, values, dx, values);
-  dot_rows(length, values, to_end, x, dx, written);
-  weigh_rows(length, values, dx, to_end, dx);
-  product<Order::columns>(length, P, length, m, Q, dy, values, dx, values, true);
-}
-
-// dC = G B + E ∘ dy S, and what each token read from the state before the chunk.
-void HeadInChunks::grad_c(const float* state) {
-  transpose_state(state);
-  product(length, N, P, dy, values, state_PN, states, dbc, states);
-  dot_rows(length, states, from_entry, c, dbc, read);
-  weigh_rows(length, states, dbc, from_entry, dbc);
-  product(length, N, length, g, Q, b, states, dbc, states, true);
-  copy_rows(length, N, dbc, states, grad.dc + s.at(row, first, h, N), s.H * N);
-}
-
-// dB = Gᵀ C + F ∘ X dS
-void HeadInChunks::grad_b(const float* dstate) {
-  transpose_state(dstate);
-  product(length, N, P, x, values, state_PN, states, dbc, states);
-  weigh_rows(length, states, dbc, to_end, dbc);
-  product<Order::columns>(length, N, length, g, Q, c, states, dbc, states, true);
-  copy_rows(length, N, dbc, states, grad.db + s.at(row, first, h, N), s.H * N);
-}
-
-// The rest of da, and from it and dX the gradients of dt, aLog, x and d. `through` is e^{c_Q} ⟨dS, S⟩.
-void HeadInChunks::grad_steps(float through) {
-  float read_after = 0, written_before = 0;
-  for (int64_t k = length - 1; k >= 0; k--) {
-    read_after += read[k];
-    da[k] += read_after + through;
+  // dstate is the gradient of the state behind the chunk and becomes that of the state before it; `fresh` says that the
+  // state before it is zero because a document begins.
+  void backward(const float* state, float* dstate, bool fresh) {
+    decays();
+    transpose_rows();
+    mix();
+    grad_x(dstate);
+    grad_c(state);
+    grad_b(dstate);
+    if (rows.y != nullptr) outputs(state);
+    grad_steps(fresh ? 0 : decay() * dot(state_floats(), dstate, state));
+    if (fresh) return;
+    weigh_rows(rows.length, values, rows.dy, from_entry, weighted);
+    carry(rows.c, dstate);
   }
-  for (int64_t k = 0; k < length; k++) {
-    da[k] += written_before;
-    written_before += written[k];
-  }
-  for (int64_t i = 0; i < length; i++) {
-    const int64_t token = s.at(row, first + i, h, 1);
-    Vec steps{}, skips{};
-    for_row(P, [&](auto at) {
-      const Vec input = at.load(s.x + token * P), gradient = at.load(dx + i * values), dout = at.load(dy + i * values);
-      at.store(grad.dx + token * P, gradient * dt[i] + dout * d);
-      steps += input * gradient;
-      skips += input * dout;
+
+ private:
+  float decay() const { return from_entry[rows.length - 1]; }  // e^{c_Q}
+
+  void decays() {
+    float total = 0;
+    for (int64_t i = 0; i < rows.length; i++) sums[i] = total -= rows.dt[i] * head.rate;
+    for_row(rows.length, [&](auto at) {
+      at.store(from_entry, exp(at.load(sums)));
+      at.store(left, exp(total - at.load(sums)));
+      at.store(to_end, at.load(rows.dt) * at.load(left));
     });
-    grad.ddt[token] = sum(steps) - rate * da[i];
-    da_log -= static_cast<double>(rate * dt[i] * da[i]);
-    dd += static_cast<double>(sum(skips));
   }
-}
 
-void HeadInChunks::transpose_state(const float* state) {
-  transpose(N, P, state, values, state_PN, states);
-  for (int64_t p = 0; p < P; p++)
-    for (int64_t n = N; n < states; n++) state_PN[p * states + n] = 0;
-}
+  // state = e^{c_Q} state + aᵀ weighted, a[Q, states]
+  void carry(const float* a, float* state) {
+    for_row(state_floats(), [&](auto at) { at.store(state, at.load(state) * decay()); });
+    product<Order::columns>(N, P, rows.length, a, states, weighted, values, state, values, true);
+  }
 
-// `firsts` are the first tokens of the chunks, and T behind them (cut_row).
-static void scan_head_grad_chunks(const Scan& s, int64_t row, int64_t h, const ScanGrad& grad, int64_t chunks,
-                                  const int32_t* firsts) {
-  Scratch scratch;
-  HeadInChunks head(s, grad, row, h, scratch);
-  const int64_t size = head.state_size();
-  float* entries = scratch.floats(chunks * size);  // the state before each chunk
-  float* dstate = scratch.floats(size);
-  const auto begins = [&](int64_t i) { return i == 0 || s.begins_document(row, firsts[i]); };
+  // The tails of the transposed rows are never used, but must be numbers.
+  void transpose_rows() {
+    const int64_t padded = round_up(rows.length, kPad), tail = padded - rows.length;
+    __builtin_memset(rows.x + rows.length * values, 0, tail * values * sizeof(float));
+    __builtin_memset(rows.b + rows.length * states, 0, tail * states * sizeof(float));
+    transpose(padded, P, rows.x, values, x_PQ, Q);
+    transpose(padded, N, rows.b, states, b_NQ, Q);
+  }
 
-  for (int64_t i = 0; i < chunks; i++) {
-    float* state = entries + i * size;
-    if (begins(i)) {
-      __builtin_memset(state, 0, size * sizeof(float));
-    } else {
-      head.load_inputs(firsts[i - 1], firsts[i]);
-      __builtin_memcpy(state, state - size, size * sizeof(float));
-      head.advance(head.b, head.to_end, head.x, state);
+  // G and M, in place of dy xᵀ and C Bᵀ, and the first terms of da and ddt. Only blocks that touch j <= i are computed.
+  void mix() {
+    for (int64_t i = 0; i < rows.length; i += kRows) {
+      const int64_t count = smaller(kRows, rows.length - i), columns = i + count;
+      product(count, columns, P, rows.dy + i * values, values, x_PQ, Q, g + i * Q, Q);
+      product(count, columns, N, rows.c + i * states, states, b_NQ, Q, m + i * Q, Q);
+    }
+    // direct[j] = Σ_{i >= k} H_ij / dt_j, from the last k to the first; times dt it is the term of da_k, summed over j < k
+    for (int64_t j = 0; j < Q; j++) direct[j] = 0;
+    for (int64_t k = rows.length - 1; k >= 0; k--) {
+      Vec total{};
+      for (int64_t j = 0; j < round_up(k + 1, kRows); j += kLanes) {
+        float *g_row = g + k * Q + j, *m_row = m + k * Q + j;
+        const auto lane = lane_numbers<Vec>() + static_cast<int>(j);
+        // masked before the exponential, whose argument would be positive above the diagonal
+        const auto past = lane <= static_cast<int>(k);
+        const Vec decay = past ? exp(past ? sums[k] - load(sums + j) : Vec{}) : Vec{};
+        const Vec w = past ? load(g_row) : Vec{}, mixed = past ? decay * load(m_row) : Vec{};
+        const Vec dt = past ? load(rows.dt + j) : Vec{};
+        store(g_row, decay * dt * w);
+        store(m_row, mixed * dt);
+        const Vec below = load(direct + j) + mixed * w;
+        store(direct + j, below);
+        total += lane < static_cast<int>(k) ? below * dt : Vec{};
+      }
+      da[k] = sum(total);
     }
   }
 
-  __builtin_memset(dstate, 0, size * sizeof(float));
-  for (int64_t i = chunks - 1; i >= 0; i--) {
-    const float* state = entries + i * size;
-    head.load_inputs(firsts[i], firsts[i + 1]);
-    head.load_gradients();
-    head.mix();
-    head.grad_x(dstate);
-    head.grad_c(state);
-    head.grad_b(dstate);
-    head.grad_steps(begins(i) ? 0 : head.decay() * dot(size, dstate, state));
-    if (begins(i)) {
-      __builtin_memset(dstate, 0, size * sizeof(float));
-    } else {
-      head.advance(head.c, head.from_entry, head.dy, dstate);
+  // to[Q, columns] += a b for a triangle a[Q, Q], or aᵀ b
+  void add_lower(const float* a, const float* b, int64_t columns, int64_t ld, float* to) {
+    for (int64_t i = 0; i < rows.length; i += kRows) {
+      const int64_t count = smaller(kRows, rows.length - i);
+      product(count, columns, i + count, a + i * Q, Q, b, ld, to + i * ld, ld, true);
     }
   }
-  grad.da_log[row * s.H + h] = head.da_log;
-  grad.dd[row * s.H + h] = head.dd;
-}
+  void add_upper(const float* a, const float* b, int64_t columns, int64_t ld, float* to) {
+    for (int64_t j = 0; j < rows.length; j += kRows) {
+      const int64_t count = smaller(kRows, rows.length - j);
+      product<Order::columns>(count, columns, rows.length - j, a + j * Q + j, Q, b + j * ld, ld, to + j * ld, ld, true);
+    }
+  }
 
-// Cuts a row into chunks; firsts[i] is the first token of chunk i, firsts[count] = T. Returns the count.
-static inline int64_t cut_row(const Scan& s, int64_t row, int32_t* firsts) {
-  const int64_t length = chunk_length(s.P);
-  int64_t count = 0;
-  for (int64_t t = 0; t < s.T; t++)
-    if (t == 0 || t - firsts[count - 1] == length || s.begins_document(row, t))
-      firsts[count++] = static_cast<int32_t>(t);
-  firsts[count] = static_cast<int32_t>(s.T);
-  return count;
-}
+  // dx, and what each token wrote into the state behind the chunk.
+  void grad_x(const float* dstate) {
+    product(rows.length, P, N, rows.b, states, dstate, values, rows.dx, values);
+    Vec skips{};
+    for (int64_t j = 0; j < rows.length; j++) {
+      float *dx = rows.dx + j * values, *x = rows.x + j * values, *dy = rows.dy + j * values;
+      Vec products{};
+      for_row(P, [&](auto at) {
+        const Vec value = at.load(x), from_state = at.load(dx), dout = at.load(dy);
+        products += value * from_state;
+        skips += value * dout;
+        at.store(dx, from_state * to_end[j] + dout * head.d);
+      });
+      written[j] = sum(products);
+    }
+    rows.dd += static_cast<double>(sum(skips));
+    add_upper(m, rows.dy, P, values, rows.dx);
+  }
+
+  // dC, and what each token read from the state before the chunk.
+  void grad_c(const float* state) {
+    transpose(N, P, state, values, state_PN, states);
+    product(rows.length, N, P, rows.dy, values, state_PN, states, rows.dc, states);
+    for (int64_t i = 0; i < rows.length; i++)
+      read[i] = from_entry[i] * dot(N, rows.c + i * states, rows.dc + i * states);
+    weigh_rows(rows.length, states, rows.dc, from_entry, rows.dc);
+    add_lower(g, rows.b, N, states, rows.dc);
+  }
+
+  void grad_b(const float* dstate) {
+    transpose(N, P, dstate, values, state_PN, states);
+    product(rows.length, N, P, rows.x, values, state_PN, states, rows.db, states);
+    weigh_rows(rows.length, states, rows.db, to_end, rows.db);
+    add_upper(g, rows.c, N, states, rows.db);
+  }
+
+  void outputs(const float* state) {
+    product(rows.length, P, N, rows.c, states, state, values, rows.y, values);
+    for (int64_t i = 0; i < rows.length; i++) {
+      float* y = rows.y + i * values;
+      for_row(P, [&](auto at) { at.store(y, at.load(y) * from_entry[i] + at.load(rows.x + i * values) * head.d); });
+    }
+    add_lower(m, rows.x, P, values, rows.y);
+  }
+
+  // The rest of da, and from it the gradients of dt and aLog. `through` is e^{c_Q} ⟨dS, S⟩.
+  void grad_steps(float through) {
+    float read_after = 0, written_before = 0;
+    for (int64_t k = rows.length - 1; k >= 0; k--) {
+      read_after += read[k];
+      da[k] += read_after + through;
+    }
+    for (int64_t k = 0; k < rows.length; k++) {
+      da[k] += written_before;
+      written_before += to_end[k] * written[k];
+      rows.ddt[k] = direct[k] + left[k] * written[k] - head.rate * da[k];
+      rows.da_log -= static_cast<double>(head.rate * rows.dt[k] * da[k]);
+    }
+  }
+};
 
 MOLT_SIMD_END

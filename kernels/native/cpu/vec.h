@@ -267,6 +267,20 @@ static inline float max_lane(V v) {
   return v[0];
 }
 
+// Whether a comparison holds in any lane.
+template <class V>
+static inline bool any(IntsOf<V> lanes) {
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) return _mm512_test_epi32_mask((__m512i)lanes, (__m512i)lanes) != 0;
+#endif
+#if defined(__AVX2__)
+  if constexpr (lanes_of<V> == 8) return _mm256_movemask_ps((__m256)lanes) != 0;
+#endif
+  int32_t together = 0;
+  for (int i = 0; i < lanes_of<V>; i++) together |= lanes[i];
+  return together != 0;
+}
+
 // e^x for x in [-87.33, 88.37], to about 1 ulp: x = n ln2 + r with |r| <= ln2/2, e^r by a polynomial (minimax for
 // degree 6 with 1 + r fixed, relative error 3e-9), 2^n added to the exponent bits. NaN stays NaN.
 template <class V>
@@ -308,6 +322,17 @@ static inline V exp(V x) {
 template <class V>
 static inline V sigmoid(V x) {
   return 1.0f / (1.0f + exp(-x));
+}
+
+// The same, in a few multiplications while every lane is within 1/4, as all are after a nearly linear φ: the series to
+// x^7, whose next term is below 1e-10. A lane's result does not depend on the others.
+template <class V>
+static inline V sigmoid_near_zero(V x) {
+  const V x2 = x * x;
+  const V near = 0.5f + x * (0.25f + x2 * (-1.0f / 48 + x2 * (1.0f / 480 - x2 * (17.0f / 80640))));
+  const auto far = !(x2 <= 0.0625f);  // NaN too
+  if (!any<V>(far)) return near;
+  return far ? sigmoid(x) : near;
 }
 
 // log(1 + z) for z in [0, 1]: 2 artanh(s) with s = z / (2 + z) <= 1/3, as its series to s^15.

@@ -12,7 +12,7 @@
  */
 import assert from 'node:assert/strict';
 import * as tf from '@tensorflow/tfjs-core';
-import { type GradientThunks, readsSaved, shared } from './gradient-rules.ts';
+import { type GradientThunks, hasGradient, readsSaved, shared } from './gradient-rules.ts';
 import { registerGradients } from './gradients.ts';
 
 export interface ValueAndGradients<T extends tf.Tensor = tf.Tensor> {
@@ -66,8 +66,7 @@ export function checkpoint(
   x: tf.Tensor,
   parameters: readonly tf.Variable[],
 ): tf.Tensor {
-  const state = engineState();
-  if (!isRecording(state)) return f(x);
+  if (!isRecording()) return f(x);
   const value = withoutTape(() => tf.tidy(() => copy(f(x))));
   const input = tf.keep(withoutTape(() => copy(x)));
   const inputs: Record<string, tf.Tensor> = { x };
@@ -83,9 +82,16 @@ export function checkpoint(
     });
     return Object.fromEntries(needed.map((name, index) => [name, () => gradientOf(index)]));
   };
+  const state = engineState();
   const id = state.nextTapeNodeId++;
   state.activeTape!.push({ id, kernelName: 'Checkpoint', inputs, outputs: [value], saved: [input], gradient });
   return value;
+}
+
+/** Whether a gradient is being recorded: only then is it worth writing what nothing but a backward pass reads. */
+export function isRecording(): boolean {
+  const { gradientDepth, kernelDepth } = engineState();
+  return gradientDepth > 0 && kernelDepth === 0;
 }
 
 // ---------------------------------------------------------------- tfjs internals
@@ -110,10 +116,6 @@ interface EngineState {
 
 function engineState(): EngineState {
   return tf.engine().state as unknown as EngineState;
-}
-
-function isRecording(state: EngineState): boolean {
-  return state.gradientDepth > 0 && state.kernelDepth === 0;
 }
 
 /** Runs `body` with another tape (null: none) and puts the engine back as it was, whatever happens. */
@@ -248,7 +250,9 @@ function inputGradients(
   const results: InputGradient[] = [];
   tf.tidy(() => {
     const scope = engineState().activeScope!.id;
-    const dys = node.outputs.map((output) => gradients.get(output.id) ?? tf.fill(output.shape, 0));
+    const dys = node.outputs.map(
+      ({ id, shape }, index) => gradients.get(id) ?? tf.fill(hasGradient(kernelName, index) ? shape : [], 0),
+    );
     const needed = Object.keys(node.inputs).filter((name) => reached.has(node.inputs[name]!.id));
     const thunks = backward(dys, needed);
     const taken = new Set<tf.Tensor>();

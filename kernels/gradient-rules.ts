@@ -25,7 +25,12 @@ export interface GradientRule {
    * read.
    */
   readonly savesShapesOfAllInputs?: true;
-  /** Gradients by input name, computed only when called. `dys` has one gradient an output, zeros where none arrived. */
+  /** How many of the first outputs have a gradient; the others are only saved. Default all. */
+  readonly differentiableOutputs?: number;
+  /**
+   * Gradients by input name, computed only when called. `dys` has one gradient an output: zeros where none arrived, and a
+   * scalar in place of that of an output that has none.
+   */
   readonly gradient: (
     dys: readonly tf.Tensor[],
     saved: readonly tf.Tensor[],
@@ -79,6 +84,11 @@ export function readsSaved(kernel: string, index: number, needsGradient: (input:
   if (entry.rule.savesShapesOfAllInputs) return false;
   const saved = entry.rule.saves?.[index];
   return saved === undefined || saved.for.some(needsGradient);
+}
+
+/** Whether output `index` of `kernel` has a gradient. */
+export function hasGradient(kernel: string, index: number): boolean {
+  return index < (registered.get(kernel)?.rule.differentiableOutputs ?? Number.POSITIVE_INFINITY);
 }
 
 /**

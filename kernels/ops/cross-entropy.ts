@@ -34,6 +34,7 @@ defineGradient({
     { input: 'labels', for: ['logits'] },
     { output: 1, for: ['logits'] },
   ],
+  differentiableOutputs: 1,
   gradient: ([dnll], [logits, labels, lse]) => ({
     logits: () => runKernel('CrossEntropyGrad', { dnll: dnll!, logits: logits!, lse: lse!, labels: labels! }),
   }),

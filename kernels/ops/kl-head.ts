@@ -81,6 +81,7 @@ export function klHeadComposed(inputs: KlHeadInputs): KlHeadOutputs {
 defineGradient({
   kernel: 'KlHead',
   saves: [{ output: 4, for: ['student'] }],
+  differentiableOutputs: 1,
   gradient: ([dkl], [dStudent], attributes) => ({
     student: () => {
       assert.equal(attributes['gradient'], 1, 'klHead was called with gradient: false and cannot be differentiated');

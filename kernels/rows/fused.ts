@@ -88,6 +88,29 @@ export const fusedRows: readonly KernelRow[] = [
   signature('SoftplusBiasGrad', 'dy[*R,C] x[*R,C] bias[C] -> [*R,C] [C]'),
   signature('SwiGlu', 'gate[*R] up[*R] -> [*R]'),
   signature('SwiGluGrad', 'dy[*R] gate[*R] up[*R] -> [*R] [*R]'),
+  signature(
+    'GatedMlp',
+    'u:float[*R,D] gateWeight:float[I,D] upWeight:float[I,D] downWeight:float[D,I] residual[*R,D] -> [*R,D]',
+    ['save'],
+    { outputs: ({ save }) => (save === 1 ? '[*R,D] [*R,I]:like(u) [*R,I]:like(u)' : '[*R,D]') },
+  ),
+  {
+    ...signature(
+      'GatedMlpRecomputed',
+      'u:float[*R,D] gateWeight:float[I,D] upWeight:float[I,D] downWeight:float[D,I] residual[*R,D] -> [*R,D]',
+      ['save'],
+    ),
+    native: 'GatedMlp',
+  },
+  signature(
+    'GatedMlpGrad',
+    'dy[*R,D] gate:float[*R,I] up:float[*R,I] gateWeight:float[I,D] upWeight:float[I,D] downWeight:float[D,I] -> ' +
+      '[*R,D]:like(gate)',
+  ),
+  signature(
+    'GatedMlpRecomputedGrad',
+    'dy[*R,D] u:float[*R,D] gateWeight:float[I,D] upWeight:float[I,D] downWeight:float[D,I] -> [*R,D]:like(u)',
+  ),
   signature('GatedOutput', 'y[*R,C] z[*R,C] g[C] -> [*R,C]'),
   signature('GatedOutputGrad', 'do[*R,C] y[*R,C] z[*R,C] g[C] -> [*R,C] [*R,C] [C]'),
 

@@ -20,7 +20,7 @@ import { ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { mambaCoreCase } from './mamba-case.ts';
-import { documentStarts, type OpCase } from './op-cases.ts';
+import { documentStarts, gatedMlpCase, type OpCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
 
@@ -338,6 +338,12 @@ export function fusedCases(): OpCase[] {
     softplusCase(130, 5),
     swigluCase(1, 172),
     swigluCase(99, 172),
+    // one token, few as in decoding, a block and its rest, more rows of weights than a strip or a part of them
+    gatedMlpCase({ R: [1], D: 64, I: 172 }, normal),
+    gatedMlpCase({ R: [33], D: 20, I: 41 }, normal),
+    gatedMlpCase({ R: [3, 67], D: 35, I: 130, recompute: true }, normal),
+    gatedMlpCase({ R: [70], D: 130, I: 67 }, normal),
+    gatedMlpCase({ R: [65], D: 8, I: 3300 }, normal),
     gateCase(1, 64),
     gateCase(130, 35),
     splitCase(1, [8, 9, 9]),

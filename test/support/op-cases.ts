@@ -8,6 +8,7 @@ import { attention, attentionComposed } from '../../kernels/ops/attention.ts';
 import { causalConv, causalConvComposed } from '../../kernels/ops/conv.ts';
 import { crossEntropy, crossEntropyComposed } from '../../kernels/ops/cross-entropy.ts';
 import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
+import { gatedMlp, gatedMlpComposed } from '../../kernels/ops/gated-mlp.ts';
 import { gatedOutput, gatedOutputComposed } from '../../kernels/ops/gate.ts';
 import { type KlHeadOutputs, klHead, klHeadComposed } from '../../kernels/ops/kl-head.ts';
 import { linear, linearComposed } from '../../kernels/ops/linear.ts';
@@ -103,6 +104,32 @@ function ssdTensors(t: Tensors): SsdInputs {
 
 function ssdReference(a: Arrays): Array64[] {
   return reference.ssdScan(a['x']!, a['dt']!, a['aLog']!, a['b']!, a['c']!, a['d']!, a['start']!, a['state']);
+}
+
+/** Weights of the size real initialisations have. */
+export function gatedMlpCase(
+  { R, D, I, recompute = false }: { R: readonly number[]; D: number; I: number; recompute?: boolean },
+  normal: (shape: readonly number[], scale?: number) => Array64,
+): OpCase {
+  const weights = (t: Tensors) => ({ gate_ID: t['gate']!, up_ID: t['up']!, down_DI: t['down']! });
+  return {
+    name: `gatedMlp, [${R}] tokens of ${D}, ${I} wide${recompute ? ', recomputed' : ''}`,
+    kernel: recompute ? 'GatedMlpRecomputed' : 'GatedMlp',
+    inputs: {
+      u: normal([...R, D]),
+      gate: normal([I, D], 2 * D ** -0.5),
+      up: normal([I, D], D ** -0.5),
+      down: normal([D, I], I ** -0.5),
+      residual: normal([...R, D]),
+    },
+    integers: [],
+    differentiable: ['u', 'residual'],
+    composedOnly: ['gate', 'up', 'down'],
+    lossOutputs: 1,
+    fused: (t) => [gatedMlp(t['u']!, weights(t), t['residual']!, { recompute })],
+    composed: (t) => [gatedMlpComposed(t['u']!, weights(t), t['residual']!)],
+    reference: (a) => [reference.gatedMlp(a['u']!, a['gate']!, a['up']!, a['down']!, a['residual']!)],
+  };
 }
 
 function klTensors(t: Tensors) {
@@ -311,6 +338,10 @@ export function opCases(): OpCase[] {
     composed: (t) => [embeddingComposed(t['ids']!, t['weight']!)],
     reference: (a) => [reference.embedding(a['ids']!, a['weight']!)],
   });
+
+  const scaled = (shape: readonly number[], scale = 1) => floats(random, shape, () => scale * random.normal());
+  cases.push(gatedMlpCase({ R: [3, 5], D: 6, I: 9 }, scaled));
+  cases.push(gatedMlpCase({ R: [7], D: 4, I: 5, recompute: true }, scaled));
 
   cases.push({
     name: 'crossEntropy, some rows without a label',

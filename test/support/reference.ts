@@ -207,6 +207,11 @@ export function swiglu(gate: Array64, up: Array64): Array64 {
   );
 }
 
+/** residual + (silu(u gateᵀ) ∘ (u upᵀ)) downᵀ. */
+export function gatedMlp(u: Array64, gate: Array64, up: Array64, down: Array64, residual: Array64): Array64 {
+  return add(residual, linear(swiglu(linear(u, gate), linear(u, up)), down));
+}
+
 export function gatedOutput(y: Array64, z: Array64, g: Array64): Array64 {
   const [, columns] = matrix(y);
   return array64(

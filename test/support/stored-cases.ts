@@ -9,7 +9,7 @@ import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
 import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
 import { createRandom } from '../../kernels/random.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
-import type { OpCase } from './op-cases.ts';
+import { gatedMlpCase, type OpCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
 
@@ -21,9 +21,9 @@ export interface StoredCase extends OpCase {
 
 export function storedCases(): StoredCase[] {
   const random = createRandom(17);
-  const normal = (shape: readonly number[]): Array64 => {
+  const normal = (shape: readonly number[], scale = 1): Array64 => {
     const x = array64(shape);
-    x.data.set(floatsFromBf16(bf16FromFloats(Float32Array.from(x.data, () => random.normal()))));
+    x.data.set(floatsFromBf16(bf16FromFloats(Float32Array.from(x.data, () => scale * random.normal()))));
     return x;
   };
 

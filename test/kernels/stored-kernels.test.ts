@@ -18,6 +18,8 @@ import { readAll, useBackend } from '../support/tensors.ts';
 // Relative, in the 2-norm. One rounding to bf16 costs at most 2^-9 an element, on average 1.7e-3.
 const FLOAT32 = 2e-6;
 const ROUNDED = 2.5e-3;
+// Several roundings one after the other. Measured: at most 3e-3.
+const ROUNDED_AND_MULTIPLIED = 6e-3;
 
 const cases = storedCases();
 
@@ -35,7 +37,7 @@ describe.skipIf(nativeMissing !== undefined)('on native', () => {
     const outputs = tf.tidy(() => [...op.fused(inputs)]);
     const expected = op.reference(op.inputs);
     expect(outputs.map(storageOf)).toEqual(outputs.map(() => op.output));
-    const tolerance = op.output === 'bf16' ? ROUNDED : FLOAT32;
+    const tolerance = op.rounds ? ROUNDED_AND_MULTIPLIED : op.output === 'bf16' ? ROUNDED : FLOAT32;
     for (const [index, value] of (await readAll(outputs)).entries()) {
       expect(outputs[index]!.shape).toEqual(expected[index]!.shape);
       expect(relativeError(value, expected[index]!.data), `output ${index}`).toBeLessThan(tolerance);
@@ -50,7 +52,8 @@ describe.skipIf(nativeMissing !== undefined)('on native', () => {
     await useBackend('cpu');
     const composed = await gradientsOf(op, 'composed');
     for (const [index, name] of op.differentiable.entries()) {
-      expect(relativeError(fused[index]!, composed[index]!), name).toBeLessThan(ROUNDED);
+      const tolerance = op.rounds ? ROUNDED_AND_MULTIPLIED : ROUNDED;
+      expect(relativeError(fused[index]!, composed[index]!), name).toBeLessThan(tolerance);
     }
   });
 

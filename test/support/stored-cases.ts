@@ -17,6 +17,8 @@ export interface StoredCase extends OpCase {
   readonly stored: readonly string[];
   /** How every output is stored. */
   readonly output: Storage;
+  /** Whether intermediate results are rounded to bf16 because they enter a product of bf16. */
+  readonly rounds?: true;
 }
 
 export function storedCases(): StoredCase[] {
@@ -75,6 +77,14 @@ export function storedCases(): StoredCase[] {
     reference: (arrays) => [reference.add(arrays['a']!, arrays['b']!)],
   });
 
+  const storedMlp = (
+    sizes: Parameters<typeof gatedMlpCase>[0],
+    stored: readonly string[] = ['u', 'gate', 'up', 'down'],
+  ): StoredCase => {
+    const op = gatedMlpCase(sizes, normal);
+    return { ...op, name: `${op.name}, bf16 ${stored.join(' and ')}`, stored, output: 'f32', rounds: true };
+  };
+
   return [
     rmsNormCase(1, 64, [], 'bf16'),
     rmsNormCase(131, 100, [], 'bf16'),
@@ -83,6 +93,13 @@ export function storedCases(): StoredCase[] {
     rmsNormCase(67, 64, ['x', 'weight'], 'bf16'),
     embeddingCase(70, 1025, 20),
     embeddingCase(3, 5, 64),
+    storedMlp({ R: [1], D: 64, I: 172 }),
+    storedMlp({ R: [40], D: 35, I: 67 }),
+    storedMlp({ R: [2, 70], D: 130, I: 90, recompute: true }),
+    storedMlp({ R: [1040], D: 32, I: 41 }),
+    storedMlp({ R: [33], D: 8, I: 7000 }),
+    storedMlp({ R: [33], D: 24, I: 40 }, ['u']),
+    storedMlp({ R: [33], D: 24, I: 40 }, ['gate', 'up', 'down']),
     addCase([3, 37], [3, 37], ['b']),
     addCase([130, 300], [130, 300], ['a']),
     addCase([130, 300], [130, 300], ['a', 'b']),

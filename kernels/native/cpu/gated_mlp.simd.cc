@@ -226,28 +226,28 @@ static double block_cost(const Weights& weights, int64_t tokens) {
   return 6.0 * static_cast<double>(tokens * weights.D * weights.I) / kFlopPerNanosecond;
 }
 
-// {u[R,D], gate[I,D], up[I,D], down[D,I], residual[R,D]} → [y[R,D]] or, for a gradient, [y, gate, up]
-static void gated_mlp(const Call& call) {
-  const Weights weights = weights_of(call.in + 1);
-  const Tensor& u = call.in[0];
-  const int64_t R = u.size() / weights.D;
+template <class T>
+static void forward(const Call& call, const Weights& weights, int64_t R, const T* u) {
   const bool keep = call.outputs > 1;
-  if (R <= kFewTokens && !keep) return few_tokens(call, weights, R);
-  with_step(weights, u.dtype, [&](auto step) {
+  T *gate = keep ? call.out[1].as<T>() : nullptr, *up = keep ? call.out[2].as<T>() : nullptr;
+  with_step(weights, call.in[0].dtype, [&](auto step) {
     using Step = decltype(step);
-    with_stored(u, [&](auto* values) {
-      using T = std::remove_pointer_t<decltype(values)>;
-      const int64_t block = tokens_of_block<Step>(R);
-      for_tasks(*call.pool, blocks_of(R, block), block_cost(weights, block), [&](int64_t task) {
-        const int64_t first = task * block;
-        forward_block<Step, T>(weights, first, smaller(block, R - first), values, call.in[4].f32(), call.out[0].f32(),
-                               keep ? call.out[1].as<T>() : nullptr, keep ? call.out[2].as<T>() : nullptr);
-      });
+    const int64_t block = tokens_of_block<Step>(R);
+    for_tasks(*call.pool, blocks_of(R, block), block_cost(weights, block), [&](int64_t task) {
+      const int64_t first = task * block;
+      forward_block<Step>(weights, first, smaller(block, R - first), u, call.in[4].f32(), call.out[0].f32(), gate, up);
     });
   });
 }
 
-// `forward`: u, or gate and up; du is stored as it is.
+// {u[R,D], gate[I,D], up[I,D], down[D,I], residual[R,D]} → [y[R,D]] or, for a gradient, [y, gate, up]
+static void gated_mlp(const Call& call) {
+  const Weights weights = weights_of(call.in + 1);
+  const int64_t R = call.in[0].size() / weights.D;
+  if (R <= kFewTokens && call.outputs == 1) return few_tokens(call, weights, R);
+  with_stored(call.in[0], [&](auto* u) { forward(call, weights, R, u); });
+}
+
 template <class T>
 static void gradient(const Call& call, const Weights& weights, const Forward<T>& forward) {
   const Tensor& du = call.out[0];
@@ -257,25 +257,25 @@ static void gradient(const Call& call, const Weights& weights, const Forward<T>&
     const int64_t block = tokens_of_block<Step>(R);
     for_tasks(*call.pool, blocks_of(R, block), block_cost(weights, block), [&](int64_t task) {
       const int64_t first = task * block;
-      gradient_block<Step, T>(weights, first, smaller(block, R - first), call.in[0].f32(), forward, du.as<T>());
+      gradient_block<Step>(weights, first, smaller(block, R - first), call.in[0].f32(), forward, du.as<T>());
     });
   });
 }
 
 // {dy[R,D], gate[R,I], up[R,I], gate weight, up weight, down weight} → du[R,D]
 static void gated_mlp_grad(const Call& call) {
-  with_stored(call.in[1], [&](auto* gate) {
-    using T = std::remove_pointer_t<decltype(gate)>;
-    gradient<T>(call, weights_of(call.in + 3), {nullptr, gate, call.in[2].as<T>()});
-  });
+  const Tensor &gate = call.in[1], &up = call.in[2];
+  const Weights weights = weights_of(call.in + 3);
+  if (gate.is_bf16()) return gradient<Bf16>(call, weights, {nullptr, gate.bf16(), up.bf16()});
+  gradient<float>(call, weights, {nullptr, gate.f32(), up.f32()});
 }
 
 // {dy[R,D], u[R,D], gate weight, up weight, down weight} → du[R,D]
 static void gated_mlp_recomputed_grad(const Call& call) {
-  with_stored(call.in[1], [&](auto* u) {
-    using T = std::remove_pointer_t<decltype(u)>;
-    gradient<T>(call, weights_of(call.in + 2), {u, nullptr, nullptr});
-  });
+  const Tensor& u = call.in[1];
+  const Weights weights = weights_of(call.in + 2);
+  if (u.is_bf16()) return gradient<Bf16>(call, weights, {u.bf16(), nullptr, nullptr});
+  gradient<float>(call, weights, {u.f32(), nullptr, nullptr});
 }
 
 MOLT_KERNEL("GatedMlp", gated_mlp);

@@ -25,9 +25,32 @@ export const fusedRows: readonly KernelRow[] = [
     outputs: ({ storage }) => (storage === 1 ? '[*R]:bf16' : '[*R]'),
   }),
 
-  signature('Linear', 'x[*R,K] weight[N,K] -> [*R,N]'),
-  signature('LinearInputGrad', 'dy[*R,N] weight[N,K] -> [*R,K]'),
-  signature('LinearWeightGrad', 'dy[*R,N] x[*R,K] -> [N,K]'),
+  signature('Linear', 'x:float[*R,K] weight:float[N,K] -> [*R,N]:like(x|weight)'),
+  signature('LinearAdd', 'x:float[*R,K] weight:float[N,K] residual[*R,N] -> [*R,N]'),
+  signature('LinearInputGrad', 'dy:float[*R,N] weight:float[N,K] -> [*R,K]'),
+  signature('LinearWeightGrad', 'dy:float[*R,N] x:float[*R,K] -> [N,K]'),
+  signature(
+    'LinearSplit',
+    'x:float[*R,K] weight:float[N,K] -> [*R,first]:like(x|weight) [*R,rest]',
+    ['first', 'rest'],
+    {
+      check: (size) =>
+        check(size('first') + size('rest') === size('N'), () => 'LinearSplit: the parts are not the whole'),
+    },
+  ),
+  signature('LinearSplitInputGrad', 'dyFirst:float[*R,first] dyRest:float[*R,rest] weight:float[N,K] -> [*R,K]'),
+  signature('LinearSplitWeightGrad', 'dyFirst:float[*R,first] dyRest:float[*R,rest] x:float[*R,K] -> [N,K]', ['N']),
+  signature(
+    'LinearJoined',
+    'x:float[*R,K] first:float[A,K] second:float[B,K] third:float[C,K] -> [*R,N]:like(x|first)',
+    ['N'],
+    {
+      check: (size) =>
+        check(size('A') + size('B') + size('C') === size('N'), () => 'LinearJoined: the parts are not the whole'),
+    },
+  ),
+  signature('LinearJoinedInputGrad', 'dy:float[*R,N] first:float[A,K] second:float[B,K] third:float[C,K] -> [*R,K]'),
+  signature('LinearJoinedWeightGrad', 'dy:float[*R,N] x:float[*R,K] -> [rows,K]', ['from', 'rows']),
 
   signature('RmsNorm', 'x:float[*R,D] weight:float[D] -> [*R,D]', ['eps', 'storage'], {
     outputs: ({ storage }) => (storage === 1 ? '[*R,D]:bf16' : '[*R,D]'),

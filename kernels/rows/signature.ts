@@ -4,7 +4,8 @@
  * attribute eps. Letters stand for sizes and must agree wherever they occur; `*R` stands for any number of leading
  * dimensions; a letter that is also an attribute's name takes the attribute's value; `ids:int32[...]` is an int32 input;
  * `state?[...]` may be left out and must be last. `x:float[...]` is a float32 input that may be stored as bf16, and an
- * output `[*R,D]:bf16` is stored so; `[*R,D]:like(x)` is stored as the input x is.
+ * output `[*R,D]:bf16` is stored so; `[*R,D]:like(x)` is stored as the input x is,
+ * `[*R,D]:like(x|y)` as bf16 if x or y is.
  */
 import assert from 'node:assert/strict';
 import type * as tf from '@tensorflow/tfjs-core';
@@ -28,7 +29,7 @@ interface InputPattern extends Pattern {
 }
 
 interface OutputPattern extends Pattern {
-  /** A storage, or the name of the input whose storage it is. */
+  /** A storage, or names of inputs: bf16 if one of them is. */
   readonly storedLike: string;
 }
 
@@ -78,8 +79,11 @@ export function signature(
       });
       for (let i = 0; i < infos.length; i++) sizes.bind(inputs[i]!, given(infos, i));
       options.check?.(sizes.get);
-      const storageOf = (like: string): Storage =>
-        like === 'f32' || like === 'bf16' ? like : storages[inputs.findIndex(({ name }) => name === like)]!;
+      const storageOf = (like: string): Storage => {
+        if (like === 'f32' || like === 'bf16') return like;
+        const named = like.split('|');
+        return infos.some((_, i) => storages[i] === 'bf16' && named.includes(inputs[i]!.name)) ? 'bf16' : 'f32';
+      };
       return {
         outputs: patterns.map(
           (pattern): OutputSpec => ({
@@ -197,7 +201,7 @@ function parseInput(text: string, names: Names): InputPattern {
 }
 
 function parseOutputs(text: string, names: Names): readonly OutputPattern[] {
-  return [...text.matchAll(/(\[[^\]]*\])(?::(\w+)(?:\((\w+)\))?)?/g)].map(([, shape, storage, like]) => ({
+  return [...text.matchAll(/(\[[^\]]*\])(?::(\w+)(?:\(([\w|]+)\))?)?/g)].map(([, shape, storage, like]) => ({
     ...parsePattern(shape!, names),
     storedLike: like ?? storage ?? 'f32',
   }));

@@ -20,6 +20,19 @@ function mambaWidths(kernel: string) {
   };
 }
 
+const joinedHeads = ['heads', 'kvHeads', 'headDim', 'scale', 'window'];
+
+/** The columns of a joined projection are queries, keys and values; a table row turns half a head. */
+function checkJoinedHeads(size: (letter: string) => number): void {
+  const [heads, kvHeads, headDim] = [size('heads'), size('kvHeads'), size('headDim')];
+  check(heads % kvHeads === 0, () => `${heads} query heads do not divide over ${kvHeads} key/value heads`);
+  check(
+    size('C') === (heads + 2 * kvHeads) * headDim,
+    () => `${size('C')} columns are not ${heads} + 2 × ${kvHeads} heads of ${headDim}`,
+  );
+  check(headDim === 2 * size('half'), () => `a table of ${size('half')} angles does not turn heads of ${headDim}`);
+}
+
 export const fusedRows: readonly KernelRow[] = [
   signature('CastStorage', 'x:float[*R] -> [*R]', ['storage'], {
     outputs: ({ storage }) => (storage === 1 ? '[*R]:bf16' : '[*R]'),
@@ -58,12 +71,12 @@ export const fusedRows: readonly KernelRow[] = [
   signature('RmsNormGrad', 'dy:float[*R,D] x:float[*R,D] weight:float[D] -> [*R,D]:like(x)', ['eps']),
   signature('RmsNormWeightGrad', 'dy:float[*R,D] x:float[*R,D] -> [D]', ['eps']),
 
-  signature('Rope', 'x[B,T,H,d] position:int32[B,T] cos[M,half] sin[M,half] -> [B,T,H,d]', ['inverse'], {
+  signature('Rope', 'x:float[B,T,H,d] position:int32[B,T] cos[M,half] sin[M,half] -> [B,T,H,d]:like(x)', ['inverse'], {
     check: (size) => check(size('d') === 2 * size('half'), () => 'Rope: the table is not half the head size'),
   }),
   signature(
     'Attention',
-    'q[B,T,H,d] k[B,S,G,d] v[B,S,G,d] start:int32[B,T] -> [B,T,H,d] [B,H,T]',
+    'q:float[B,T,H,d] k:float[B,S,G,d] v:float[B,S,G,d] start:int32[B,T] -> [B,T,H,d]:like(q) [B,H,T]',
     ['scale', 'window'],
     {
       check: (size) => {
@@ -74,9 +87,25 @@ export const fusedRows: readonly KernelRow[] = [
   ),
   signature(
     'AttentionGrad',
-    'do[B,T,H,d] q[B,T,H,d] k[B,T,G,d] v[B,T,G,d] o[B,T,H,d] lse[B,H,T] start:int32[B,T] -> ' +
-      '[B,T,H,d] [B,T,G,d] [B,T,G,d]',
+    'do:float[B,T,H,d] q:float[B,T,H,d] k:float[B,T,G,d] v:float[B,T,G,d] o:float[B,T,H,d] lse[B,H,T] ' +
+      'start:int32[B,T] -> [B,T,H,d]:like(q) [B,T,G,d]:like(k) [B,T,G,d]:like(v)',
     ['scale', 'window'],
+  ),
+  signature(
+    'SelfAttention',
+    'qkv:float[B,T,C] position:int32[B,T] cos[M,half] sin[M,half] start:int32[B,T] -> [B,T,C]',
+    joinedHeads,
+    {
+      check: checkJoinedHeads,
+      outputs: ({ heads, headDim }) => `[B,T,${(heads as number) * (headDim as number)}]:like(qkv) [B,heads,T]`,
+    },
+  ),
+  signature(
+    'SelfAttentionGrad',
+    'do:float[B,T,N] qkv:float[B,T,C] o:float[B,T,N] lse[B,heads,T] position:int32[B,T] cos[M,half] sin[M,half] ' +
+      'start:int32[B,T] -> [B,T,C]:like(qkv)',
+    joinedHeads,
+    { check: checkJoinedHeads },
   ),
 
   signature('CausalConv', 'x[B,T,C] weight[C,4] bias[C] start:int32[B,T] -> [B,T,C]', ['s']),

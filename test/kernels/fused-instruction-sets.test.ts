@@ -17,8 +17,9 @@ import { storedCases } from '../support/stored-cases.ts';
 
 // Sums in another order: measured at most 6e-7, but 1e-5 for sums over all tokens that nearly cancel.
 const TOLERANCE = 2e-5;
-// Sums that differ in the last bit may round to neighbours in bf16.
-const STORED_TOLERANCE = 2.5e-3;
+// Sums that differ in the last bit may round to neighbours in bf16; factors of products are rounded where the set
+// multiplies bf16.
+const STORED_TOLERANCE = 1e-2;
 
 const isas = nativeMissing === undefined ? loadAddon().isas : [];
 const lower = isas.slice(0, -1);

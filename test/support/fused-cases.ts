@@ -28,7 +28,7 @@ import { ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
 import { mambaCoreCase } from './mamba-case.ts';
-import { documentStarts, gatedMlpCase, type OpCase } from './op-cases.ts';
+import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
 
@@ -394,6 +394,16 @@ export function fusedCases(): OpCase[] {
     attentionCase(oneDocument(131), 3, 3, 20),
     attentionCase(severalDocuments, 4, 2, 8),
     attentionCase(severalDocuments, 2, 1, 64, 40),
+    selfAttentionCase({ start: documentStarts(oneDocument(1)), heads: 2, kvHeads: 1, headDim: 8 }, normal),
+    selfAttentionCase({ start: documentStarts(oneDocument(37)), heads: 4, kvHeads: 2, headDim: 6 }, normal),
+    selfAttentionCase({ start: documentStarts(oneDocument(131)), heads: 3, kvHeads: 3, headDim: 20 }, normal),
+    selfAttentionCase({ start: documentStarts(oneDocument(259)), heads: 3, kvHeads: 1, headDim: 16 }, normal),
+    selfAttentionCase({ start: documentStarts(severalDocuments), heads: 4, kvHeads: 2, headDim: 8 }, normal),
+    selfAttentionCase({ start: documentStarts(severalDocuments), heads: 3, kvHeads: 1, headDim: 48 }, normal),
+    selfAttentionCase(
+      { start: documentStarts(severalDocuments), heads: 2, kvHeads: 1, headDim: 64, window: 40 },
+      normal,
+    ),
     decodeCase(1, 40, 4, 2, 8),
     decodeCase(3, 150, 2, 1, 20),
     decodeCase(9, 150, 2, 1, 16),

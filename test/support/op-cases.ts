@@ -15,6 +15,7 @@ import { linear, linearComposed } from '../../kernels/ops/linear.ts';
 import { meanSquaredError, meanSquaredErrorComposed } from '../../kernels/ops/mse.ts';
 import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
 import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
+import { selfAttention, selfAttentionComposed } from '../../kernels/ops/self-attention.ts';
 import { softplusBias, softplusBiasComposed } from '../../kernels/ops/softplus.ts';
 import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { type SsdInputs, ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
@@ -132,6 +133,33 @@ export function gatedMlpCase(
   };
 }
 
+/** Packed documents with positions that begin anew; `start` as documentStarts gives it. */
+export function selfAttentionCase(
+  sizes: { start: Array64; heads: number; kvHeads: number; headDim: number; window?: number },
+  normal: (shape: readonly number[]) => Array64,
+): OpCase {
+  const { start, heads, kvHeads, headDim, window = 0 } = sizes;
+  const [B, T] = start.shape as [number, number];
+  const theta = 10_000;
+  const table = () => ropeTable({ theta, scaling: null }, headDim, T + 20);
+  const options = { heads, kvHeads, headDim, scale: headDim ** -0.5, window };
+  const position = array64(
+    [B, T],
+    start.data.map((first, i) => (i % T) - first),
+  );
+  return {
+    name: `selfAttention, ${B}×${T} tokens, ${heads} heads over ${kvHeads} of ${headDim}, window ${window}`,
+    kernel: 'SelfAttention',
+    inputs: { qkv: normal([B, T, (heads + 2 * kvHeads) * headDim]), position, start },
+    integers: ['position', 'start'],
+    differentiable: ['qkv'],
+    lossOutputs: 1,
+    fused: (t) => [selfAttention(t['qkv']!, t['position']!, table(), t['start']!, options)],
+    composed: (t) => [selfAttentionComposed(t['qkv']!, t['position']!, table(), t['start']!, options)],
+    reference: (a) => [reference.selfAttention(a['qkv']!, a['position']!, theta, a['start']!, options)],
+  };
+}
+
 function klTensors(t: Tensors) {
   return {
     student_RD: t['student']!,
@@ -225,6 +253,10 @@ export function opCases(): OpCase[] {
       reference: (a) => [reference.attention(a['q']!, a['k']!, a['v']!, a['start']!, options)],
     });
   }
+
+  cases.push(
+    selfAttentionCase({ start: packed, heads: 4, kvHeads: 2, headDim: 6, window: 4 }, (shape) => floats(random, shape)),
+  );
 
   for (const { name, s } of [
     { name: 'causalConv, plain SiLU', s: 1 },

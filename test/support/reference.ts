@@ -134,6 +134,30 @@ export function attention(
   return o;
 }
 
+/** The joined projection q | k | v cut into heads, queries and keys turned, and attention between them. */
+export function selfAttention(
+  qkv: Array64,
+  position: Array64,
+  theta: number,
+  start: Array64,
+  options: { heads: number; kvHeads: number; headDim: number; scale: number; window?: number },
+): Array64 {
+  const { heads, kvHeads, headDim } = options;
+  const [B, T, C] = qkv.shape as [number, number, number];
+  const cut = (first: number, count: number) => {
+    const columns = array64([B, T, count, headDim]);
+    const width = count * headDim;
+    for (let i = 0; i < columns.data.length; i++) {
+      columns.data[i] = qkv.data[Math.floor(i / width) * C + first + (i % width)]!;
+    }
+    return columns;
+  };
+  const q = rope(cut(0, heads), position, theta);
+  const k = rope(cut(heads * headDim, kvHeads), position, theta);
+  const o = attention(q, k, cut((heads + kvHeads) * headDim, kvHeads), start, options);
+  return { shape: [B, T, heads * headDim], data: o.data };
+}
+
 export function causalConv(x: Array64, weight: Array64, bias: Array64, start: Array64, s: number): Array64 {
   const [B, T, C] = x.shape as [number, number, number];
   const y = array64(x.shape);

@@ -5,11 +5,13 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { bf16FromFloats, floatsFromBf16 } from '../../kernels/bf16.ts';
+import { attention, attentionComposed } from '../../kernels/ops/attention.ts';
 import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
 import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
+import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
 import { createRandom } from '../../kernels/random.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
-import { gatedMlpCase, type OpCase } from './op-cases.ts';
+import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
 
@@ -85,7 +87,72 @@ export function storedCases(): StoredCase[] {
     return { ...op, name: `${op.name}, bf16 ${stored.join(' and ')}`, stored, output: 'f32', rounds: true };
   };
 
+  const storedSelfAttention = (sizes: Parameters<typeof selfAttentionCase>[0]): StoredCase => ({
+    ...selfAttentionCase(sizes, normal),
+    stored: ['qkv'],
+    output: 'bf16',
+    rounds: true,
+  });
+
+  const attentionCase = (T: number, S: number, H: number, G: number, d: number): StoredCase => {
+    const options = { scale: d ** -0.5 };
+    const start = array64([1, T], Array<number>(T).fill(S - T > 5 ? 5 : 0));
+    return {
+      name: `attention, ${T} of ${S} tokens, ${H} heads over ${G} of ${d}`,
+      kernel: 'Attention',
+      inputs: { q: normal([1, T, H, d]), k: normal([1, S, G, d]), v: normal([1, S, G, d]), start },
+      integers: ['start'],
+      stored: ['q', 'k', 'v'],
+      output: 'bf16',
+      rounds: true,
+      differentiable: S === T ? ['q', 'k', 'v'] : [],
+      lossOutputs: 1,
+      fused: (t) => [attention(t['q']!, t['k']!, t['v']!, t['start']!, options)],
+      composed: (t) => [attentionComposed(t['q']!, t['k']!, t['v']!, t['start']!, options)],
+      reference: (a) => [reference.attention(a['q']!, a['k']!, a['v']!, a['start']!, options)],
+    };
+  };
+
+  const ropeCase = (H: number, d: number): StoredCase => {
+    const theta = 10_000;
+    const table = () => ropeTable({ theta, scaling: null }, d, 300);
+    return {
+      name: `rope, ${H} heads of ${d}`,
+      kernel: 'Rope',
+      inputs: {
+        x: normal([1, 70, H, d]),
+        position: array64(
+          [1, 70],
+          Array.from({ length: 70 }, (_, i) => (i * 37) % 300),
+        ),
+      },
+      integers: ['position'],
+      stored: ['x'],
+      output: 'bf16',
+      differentiable: ['x'],
+      lossOutputs: 1,
+      fused: (t) => [rope(t['x']!, t['position']!, table())],
+      composed: (t) => [ropeComposed(t['x']!, t['position']!, table())],
+      reference: (a) => [reference.rope(a['x']!, a['position']!, theta)],
+    };
+  };
+
+  const severalDocuments = documentStarts([
+    { lengths: [1, 2, 3, 64, 65, 30, 35] },
+    { before: 9, lengths: [70, 128, 2] },
+  ]);
+
   return [
+    ropeCase(3, 20),
+    ropeCase(2, 64),
+    attentionCase(1, 40, 4, 2, 8),
+    attentionCase(9, 151, 2, 1, 20),
+    attentionCase(131, 131, 3, 1, 16),
+    storedSelfAttention({ start: documentStarts([{ lengths: [1] }]), heads: 2, kvHeads: 1, headDim: 8 }),
+    storedSelfAttention({ start: documentStarts([{ lengths: [37] }]), heads: 4, kvHeads: 2, headDim: 6 }),
+    storedSelfAttention({ start: documentStarts([{ lengths: [259] }]), heads: 3, kvHeads: 1, headDim: 48 }),
+    storedSelfAttention({ start: severalDocuments, heads: 4, kvHeads: 2, headDim: 20 }),
+    storedSelfAttention({ start: severalDocuments, heads: 2, kvHeads: 1, headDim: 64, window: 40 }),
     rmsNormCase(1, 64, [], 'bf16'),
     rmsNormCase(131, 100, [], 'bf16'),
     rmsNormCase(70, 35, ['weight'], 'bf16'),

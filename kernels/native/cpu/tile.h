@@ -97,12 +97,12 @@ MOLT_INLINE void add_products(V (&sums)[Rows][Vectors], int64_t steps, const typ
 }
 
 // C[Rows, Vectors · lanes] = or += A · B. Only the first `columns` columns of C exist; B must have them all in memory.
-template <class V, int Rows, int Vectors, Order order>
-static inline void tile(int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc,
-                        int64_t columns, bool accumulate) {
+template <class Step, class V, int Rows, int Vectors, Order order>
+static inline void tile(int64_t steps, const typename Step::Element* A, int64_t lda, const typename Step::Element* B,
+                        int64_t ldb, float* C, int64_t ldc, int64_t columns, bool accumulate) {
   constexpr int lanes = lanes_of<V>;
   V sums[Rows][Vectors] = {};
-  add_products<Floats, order>(sums, K, A, lda, B, ldb);
+  add_products<Step, order>(sums, steps, A, lda, B, ldb);
 #pragma GCC unroll 16
   for (int i = 0; i < Rows; i++) {
 #pragma GCC unroll 4
@@ -119,15 +119,16 @@ static inline void tile(int64_t K, const float* A, int64_t lda, const float* B, 
 }
 
 // All M rows of one panel of columns.
-template <class V, int Vectors, Order order>
-static void panel(int64_t M, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb, float* C, int64_t ldc,
-                  int64_t columns, bool accumulate) {
-  const int64_t next_row = order == Order::rows ? lda : 1;
+template <class Step, class V, int Vectors, Order order>
+static void panel(int64_t M, int64_t steps, const typename Step::Element* A, int64_t lda,
+                  const typename Step::Element* B, int64_t ldb, float* C, int64_t ldc, int64_t columns,
+                  bool accumulate) {
+  const int64_t next_row = order == Order::rows ? lda : Step::kPerWord;
   int64_t i = 0;
   const auto rest = [&](auto rows) {
     constexpr int Rows = decltype(rows)::value;
     for (; i + Rows <= M; i += Rows)
-      tile<V, Rows, Vectors, order>(K, A + i * next_row, lda, B, ldb, C + i * ldc, ldc, columns, accumulate);
+      tile<Step, V, Rows, Vectors, order>(steps, A + i * next_row, lda, B, ldb, C + i * ldc, ldc, columns, accumulate);
   };
   rest(Constant<kTileRows>{});
   if constexpr (kTileRows > 4) rest(Constant<4>{});
@@ -141,29 +142,37 @@ static inline int64_t panel_width(int64_t columns) {
   return columns > kLanes / 2 || kLanes < 8 ? kLanes : kLanes / 2;
 }
 
-template <Order order>
-static inline void panel_of_width(int64_t width, int64_t M, int64_t K, const float* A, int64_t lda, const float* B,
-                                  int64_t ldb, float* C, int64_t ldc, int64_t columns, bool accumulate) {
+template <class Step, Order order>
+static inline void panel_of_width(int64_t width, int64_t M, int64_t steps, const typename Step::Element* A, int64_t lda,
+                                  const typename Step::Element* B, int64_t ldb, float* C, int64_t ldc, int64_t columns,
+                                  bool accumulate) {
   if (width == 2 * kLanes) {
-    panel<Vec, 2, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+    panel<Step, Vec, 2, order>(M, steps, A, lda, B, ldb, C, ldc, columns, accumulate);
   } else if (width == kLanes) {
-    panel<Vec, 1, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+    panel<Step, Vec, 1, order>(M, steps, A, lda, B, ldb, C, ldc, columns, accumulate);
   } else {
-    panel<HalfVec, 1, order>(M, K, A, lda, B, ldb, C, ldc, columns, accumulate);
+    panel<Step, HalfVec, 1, order>(M, steps, A, lda, B, ldb, C, ldc, columns, accumulate);
   }
 }
 
-// C[M,N] = or += op(A) · B on the calling thread, for small K·N. B is [K,N] and its rows, like C's, must be padded in
-// memory to a multiple of kPad columns; the padding of C is overwritten.
-template <Order order = Order::rows>
-static inline void product(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
-                           float* C, int64_t ldc, bool accumulate = false) {
+// C[M,N] = or += op(A) · B on the calling thread over so many steps of k, for small factors. B is [steps, N] words and
+// its rows, like C's, must be padded in memory to a multiple of kPad columns; the padding of C is overwritten.
+template <class Step, Order order>
+static inline void product_of(int64_t M, int64_t N, int64_t steps, const typename Step::Element* A, int64_t lda,
+                              const typename Step::Element* B, int64_t ldb, float* C, int64_t ldc, bool accumulate) {
   N = round_up(N, kPad);
   for (int64_t j = 0; j < N;) {
     const int64_t width = panel_width(N - j);
-    panel_of_width<order>(width, M, K, A, lda, B + j, ldb, C + j, ldc, width, accumulate);
+    panel_of_width<Step, order>(width, M, steps, A, lda, B + j * Step::kPerWord, ldb, C + j, ldc, width, accumulate);
     j += width;
   }
+}
+
+// The same for matrices of floats.
+template <Order order = Order::rows>
+static inline void product(int64_t M, int64_t N, int64_t K, const float* A, int64_t lda, const float* B, int64_t ldb,
+                           float* C, int64_t ldc, bool accumulate = false) {
+  product_of<Floats, order>(M, N, K, A, lda, B, ldb, C, ldc, accumulate);
 }
 
 // Transposes a square of vectors in place: in step s, lane blocks of size s swap across the diagonal.

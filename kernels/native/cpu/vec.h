@@ -319,6 +319,37 @@ static inline V exp(V x) {
   return x < -87.33f ? V{} : exp_in_range(capped < -87.33f ? splat<V>(-87.33f) : capped);
 }
 
+// 2^x for x <= 0, such as a score less its maximum, both in units of log 2: x = n + r with |r| <= 1/2, 2^r by a
+// polynomial (minimax for degree 5 with 2^0 = 1, relative error 1e-7). Below 2^-126 it is 0 or 2^-126. NaN stays NaN.
+template <class V>
+static inline V exp2_below_one(V x) {
+  const auto polynomial = [](V r) {
+    V p = r * 1.3264727e-3f + 9.671513e-3f;
+    p = p * r + 5.5507336e-2f;
+    p = p * r + 2.4022242e-1f;
+    p = p * r + 6.9314700e-1f;
+    return p * r + 1.0f;
+  };
+#if defined(__AVX512F__)
+  if constexpr (lanes_of<V> == 16) {
+    // the forms with a mask of all lanes: g++ 12 warns of the others
+    const __mmask16 every = 0xffff;
+    const __m512 n = _mm512_maskz_roundscale_ps(every, (__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    return (V)_mm512_maskz_scalef_ps(every, (__m512)polynomial(x - (V)n), n);
+  }
+#endif
+  const float round = 12582912.0f;  // 1.5 · 2^23: adding it rounds to an integer that sits in the low mantissa bits
+  const V capped = x < -126.0f ? splat<V>(-126.0f) : x;
+  const V shifted = capped + round;
+  V p = polynomial(capped - (shifted - round));
+  IntsOf<V> exponent, bits;
+  __builtin_memcpy(&exponent, &shifted, sizeof exponent);
+  __builtin_memcpy(&bits, &p, sizeof bits);
+  bits += exponent << 23;
+  __builtin_memcpy(&p, &bits, sizeof p);
+  return p;
+}
+
 template <class V>
 static inline V sigmoid(V x) {
   return 1.0f / (1.0f + exp(-x));

@@ -15,7 +15,7 @@ import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
-import { dirname, join, relative } from 'node:path';
+import { dirname, join, relative, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -74,6 +74,7 @@ export async function buildAddon({ log = () => {}, directory = join(root, 'build
     const stale = units.filter(
       (unit) =>
         previous[unit.object]?.hash !== hashUnit(unit, compiler, previous[unit.object]?.dependencies) ||
+        previous[unit.object]?.dependencies.length === 0 || // made by a script that did not find them
         !existsSync(join(directory, unit.object)),
     );
     const target = join(directory, 'molt.node');
@@ -178,7 +179,9 @@ async function compile(unit, compiler, directory) {
     .replace(/^[^:]*:/, '')
     .split(/[\s\\]+/);
   rmSync(dependencyFile);
+  // Some compiler caches write them relative to the working directory.
   return files
+    .map((file) => resolve(file))
     .filter((file) => file.startsWith(sourceDirectory))
     .map((file) => relative(root, file))
     .sort();

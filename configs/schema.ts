@@ -17,6 +17,9 @@ export const backends = ['auto', 'native', 'tensorflow', 'wasm', 'cpu'] as const
 export const precisions = ['fp32', 'bf16'] as const;
 export type Precision = (typeof precisions)[number];
 
+/** What a training step computes again instead of keeping it: models/hybrid.ts. */
+export const recomputations = ['none', 'mlp', 'layer'] as const;
+
 /** Longest sequence accepted: beyond it a mistyped number is likelier than a plan. */
 const maxSequence = 2 ** 20;
 
@@ -117,6 +120,7 @@ export const recipeSchema = z.strictObject({
         { error: sectionRule },
       )
       .prefault({}),
+    recompute: oneOf(recomputations).default('none'),
     evaluateEvery: whole(0).default(0),
     checkpointEvery: whole(1).default(50),
   }),

@@ -6,15 +6,16 @@
  * Legend: B batch, T time, D hidden, V vocabulary.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { checkpoint } from '../kernels/autograd.ts';
 import { embedding } from '../kernels/ops/embedding.ts';
-import { linear } from '../kernels/ops/linear.ts';
+import { linear, linearAdd } from '../kernels/ops/linear.ts';
 import { type RopeTable, ropeTable } from '../kernels/ops/rope.ts';
 import type { Storage } from '../kernels/rows/row.ts';
 import type { AttentionCache, Cache, MambaCache } from './cache.ts';
 import { mambaHeads } from './mamba2.ts';
 import { headWeight, type Network, type Weights, weight } from './network.ts';
 import type { Sequence } from './sequence.ts';
-import { attentionHeads, mlp, norm, project } from './transformer.ts';
+import { attentionHeads, mlpOnto, norm, project, projectOnto } from './transformer.ts';
 
 export interface Model {
   readonly network: Network;
@@ -32,11 +33,19 @@ export interface MixerTrace {
   readonly output_BTD: tf.Tensor3D;
 }
 
+/**
+ * `mlp`: gate and up projections, the largest part of what a layer keeps, for half an MLP's work more a layer. `layer`:
+ * everything but what enters a layer, for one forward pass more.
+ */
+export type Recompute = 'none' | 'mlp' | 'layer';
+
 export interface RunOptions {
   /** First layer to run and the one to stop before; default all. */
   readonly from?: number;
   readonly to?: number;
   readonly cache?: Cache;
+  /** What the backward pass computes again instead of keeping it; default nothing. */
+  readonly recompute?: Recompute;
   readonly observe?: (trace: MixerTrace) => void;
 }
 
@@ -70,12 +79,23 @@ export function runLayers(
     const input = hidden;
     if (options.observe !== undefined) {
       hidden = runLayer(model, layer, input, sequence, options);
-    } else {
-      hidden = tf.tidy(() => runLayer(model, layer, input, sequence, options));
-      if (input !== hidden_BTD) input.dispose();
+      continue;
     }
+    const run = (x: tf.Tensor) => runLayer(model, layer, x as tf.Tensor3D, sequence, options);
+    hidden = tf.tidy(() =>
+      options.recompute === 'layer' ? checkpoint(run, input, trainedIn(model, layer)) : run(input),
+    ) as tf.Tensor3D;
+    if (input !== hidden_BTD) input.dispose();
   }
   return hidden;
+}
+
+/** Variables among a layer's weights. */
+function trainedIn(model: Model, layer: number): tf.Variable[] {
+  const prefix = `layers.${layer}.`;
+  return [...model.weights].flatMap(([name, tensor]) =>
+    name.startsWith(prefix) && tensor instanceof tf.Variable ? [tensor] : [],
+  );
 }
 
 function runLayer(
@@ -83,40 +103,62 @@ function runLayer(
   layer: number,
   hidden_BTD: tf.Tensor3D,
   sequence: Sequence,
-  { cache, observe }: RunOptions,
+  { cache, observe, recompute }: RunOptions,
 ): tf.Tensor3D {
-  const { network, weights } = model;
+  const { network, weights, storage } = model;
   const config = network.transformer;
   const prefix = `layers.${layer}.`;
-  const input = norm(config, weights, `${prefix}inputNorm`, hidden_BTD);
-  const { heads, output } = mixer(model, layer, input, sequence, cache);
-  observe?.({ layer, input_BTD: input, heads_BTC: heads, output_BTD: output });
-  const mixed: tf.Tensor3D = tf.add(hidden_BTD, output);
-  return tf.add(mixed, mlp(weights, `${prefix}mlp.`, norm(config, weights, `${prefix}postNorm`, mixed)));
+  const input = norm(config, weights, `${prefix}inputNorm`, hidden_BTD, storage);
+  const heads = mixerHeads(model, layer, input, sequence, cache);
+  let mixed: tf.Tensor3D;
+  if (observe === undefined) {
+    mixed = mixerOnto(model, layer, heads, hidden_BTD);
+  } else {
+    const output = mixerOutput(model, layer, heads);
+    observe({ layer, input_BTD: input, heads_BTC: heads, output_BTD: output });
+    mixed = tf.add(hidden_BTD, output);
+  }
+  const u = norm(config, weights, `${prefix}postNorm`, mixed, storage);
+  return mlpOnto(weights, `${prefix}mlp.`, u, mixed, recompute === 'mlp');
 }
 
-function mixer(
-  model: Model,
+/** What the mixer gives before its output projection, [B, T, C]. */
+function mixerHeads(
+  { network, weights, rope }: Model,
   layer: number,
   input_BTD: tf.Tensor3D,
   sequence: Sequence,
   cache: Cache | undefined,
-): { heads: tf.Tensor3D; output: tf.Tensor3D } {
-  const { network, weights } = model;
+): tf.Tensor3D {
   const slot = cache?.layers[layer];
   if (network.layout[layer] === 'A') {
     const prefix = `layers.${layer}.attention.`;
-    const config = network.transformer;
-    const heads = attentionHeads(config, weights, prefix, input_BTD, sequence, model.rope, slot as AttentionCache);
-    return { heads, output: project(weights, `${prefix}output`, heads) as tf.Tensor3D };
+    return attentionHeads(network.transformer, weights, prefix, input_BTD, sequence, rope, slot as AttentionCache);
   }
   const prefix = `layers.${layer}.mamba.`;
-  const heads = mambaHeads(network.mamba!, weights, prefix, input_BTD, sequence, slot as MambaCache | undefined);
-  return { heads, output: linear(heads, weight(weights, `${prefix}outProj`) as tf.Tensor2D) as tf.Tensor3D };
+  return mambaHeads(network.mamba!, weights, prefix, input_BTD, sequence, slot as MambaCache | undefined);
+}
+
+function mixerOutput({ network, weights }: Model, layer: number, heads_BTC: tf.Tensor3D): tf.Tensor3D {
+  const prefix = `layers.${layer}.`;
+  if (network.layout[layer] === 'A') return project(weights, `${prefix}attention.output`, heads_BTC) as tf.Tensor3D;
+  return linear(heads_BTC, weight(weights, `${prefix}mamba.outProj`));
+}
+
+/** The residual stream with the mixer's output added: the same in one operation. */
+function mixerOnto(
+  { network, weights }: Model,
+  layer: number,
+  heads_BTC: tf.Tensor3D,
+  residual_BTD: tf.Tensor3D,
+): tf.Tensor3D {
+  const prefix = `layers.${layer}.`;
+  if (network.layout[layer] === 'A') return projectOnto(weights, `${prefix}attention.output`, heads_BTC, residual_BTD);
+  return linearAdd(heads_BTC, weight(weights, `${prefix}mamba.outProj`), residual_BTD);
 }
 
 export function finalNorm(model: Model, hidden_BTD: tf.Tensor3D): tf.Tensor3D {
-  return norm(model.network.transformer, model.weights, 'finalNorm', hidden_BTD);
+  return norm(model.network.transformer, model.weights, 'finalNorm', hidden_BTD, model.storage);
 }
 
 /** From token ids to the normed hidden states that the head reads. */

@@ -17,7 +17,8 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { causalConv } from '../kernels/ops/conv.ts';
 import { gatedOutput } from '../kernels/ops/gate.ts';
-import { linear } from '../kernels/ops/linear.ts';
+import { linear, linearSplit } from '../kernels/ops/linear.ts';
+import { mambaCore } from '../kernels/ops/mamba-core.ts';
 import { softplusBias } from '../kernels/ops/softplus.ts';
 import { splitColumns } from '../kernels/ops/split.ts';
 import { ssdScan } from '../kernels/ops/ssd.ts';
@@ -108,6 +109,33 @@ export function mambaHeads(
   sequence: Sequence,
   cache?: MambaCache,
 ): tf.Tensor3D {
+  if (cache !== undefined) return mambaHeadsFromCache(shape, weights, prefix, u_BTD, sequence, cache);
+  const inProj = weight(weights, `${prefix}inProj`) as tf.Tensor2D;
+  const [projected_BTW, e_BTH] = linearSplit(u_BTD, inProj, shape.inner + shape.channels);
+  return mambaCore(
+    {
+      projected_BTW,
+      e_BTH,
+      convWeight_C4: weight(weights, `${prefix}convWeight`),
+      convBias_C: weight(weights, `${prefix}convBias`),
+      dtBias_H: weight(weights, `${prefix}dtBias`),
+      aLog_H: weight(weights, `${prefix}aLog`),
+      d_H: weight(weights, `${prefix}d`),
+      gain_I: weight(weights, `${prefix}gain`),
+      start_BT: sequence.start_BT,
+    },
+    shape,
+  );
+}
+
+function mambaHeadsFromCache(
+  shape: MambaShape,
+  weights: Weights,
+  prefix: string,
+  u_BTD: tf.Tensor3D,
+  sequence: Sequence,
+  cache: MambaCache,
+): tf.Tensor3D {
   const inputs = scanInputs(shape, weights, prefix, u_BTD, sequence, cache);
   const { y_BTHP, state_BHPN } = ssdScan({
     x_BTHP: inputs.x_BTHP,
@@ -117,9 +145,9 @@ export function mambaHeads(
     c_BTHN: inputs.c_BTHN,
     d_H: weight(weights, `${prefix}d`) as tf.Tensor1D,
     start_BT: sequence.start_BT,
-    ...(cache !== undefined && { state_BHPN: cache.state }),
+    state_BHPN: cache.state,
   });
-  if (cache !== undefined) cache.state = replaceCached(cache.state, state_BHPN);
+  cache.state = replaceCached(cache.state, state_BHPN);
   const y_BTC = tf.reshape(y_BTHP, [sequence.batch, sequence.time, shape.inner]);
   return gatedOutput(y_BTC, inputs.z_BTC, weight(weights, `${prefix}gain`) as tf.Tensor1D) as tf.Tensor3D;
 }

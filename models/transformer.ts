@@ -6,10 +6,12 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { attention } from '../kernels/ops/attention.ts';
-import { linear } from '../kernels/ops/linear.ts';
+import { gatedMlp } from '../kernels/ops/gated-mlp.ts';
+import { linear, linearAdd } from '../kernels/ops/linear.ts';
 import { rmsNorm } from '../kernels/ops/rmsnorm.ts';
 import { type RopeTable, rope } from '../kernels/ops/rope.ts';
 import { swiglu } from '../kernels/ops/swiglu.ts';
+import type { Storage } from '../kernels/rows/row.ts';
 import { type AttentionCache, replaceCached } from './cache.ts';
 import type { TransformerConfig } from './config.ts';
 import { type Weights, weight } from './network.ts';
@@ -21,8 +23,22 @@ export function project(weights: Weights, name: string, x: tf.Tensor): tf.Tensor
   return linear(x, weight(weights, `${name}.weight`) as tf.Tensor2D, bias);
 }
 
-export function norm(config: TransformerConfig, weights: Weights, name: string, x: tf.Tensor3D): tf.Tensor3D {
-  return rmsNorm(x, weight(weights, `${name}.weight`) as tf.Tensor1D, config.rmsNormEps) as tf.Tensor3D;
+/** residual + W x (+ b), float32. */
+export function projectOnto(weights: Weights, name: string, x: tf.Tensor, residual: tf.Tensor3D): tf.Tensor3D {
+  if (weights.has(`${name}.bias`)) return tf.add(residual, project(weights, name, x));
+  return linearAdd(x, weight(weights, `${name}.weight`), residual);
+}
+
+/** @param storage of the result; default f32 */
+export function norm(
+  config: TransformerConfig,
+  weights: Weights,
+  name: string,
+  x: tf.Tensor3D,
+  storage?: Storage,
+): tf.Tensor3D {
+  const options = storage === undefined ? {} : { storage };
+  return rmsNorm(x, weight(weights, `${name}.weight`) as tf.Tensor1D, config.rmsNormEps, options);
 }
 
 /** Attention before the output projection, [B, T, H·d]. `u_BTD` is the normed layer input. */
@@ -54,8 +70,21 @@ export function attentionHeads(
   return tf.reshape(output, [batch, time, heads * headDim]);
 }
 
-export function mlp(weights: Weights, prefix: string, x_BTD: tf.Tensor3D): tf.Tensor3D {
-  const gate = project(weights, `${prefix}gate`, x_BTD);
-  const up = project(weights, `${prefix}up`, x_BTD);
-  return project(weights, `${prefix}down`, swiglu(gate, up)) as tf.Tensor3D;
+/** residual + MLP(u). `recompute`: keep less for the backward pass (kernels/ops/gated-mlp.ts). */
+export function mlpOnto(
+  weights: Weights,
+  prefix: string,
+  u_BTD: tf.Tensor3D,
+  residual: tf.Tensor3D,
+  recompute: boolean,
+): tf.Tensor3D {
+  const part = (name: string) => weight(weights, `${prefix}${name}.weight`);
+  const hasBias = ['gate', 'up', 'down'].some((name) => weights.has(`${prefix}${name}.bias`));
+  if (!hasBias) {
+    const matrices = { gate_ID: part('gate'), up_ID: part('up'), down_DI: part('down') };
+    return gatedMlp(u_BTD, matrices, residual, { recompute });
+  }
+  const gate = project(weights, `${prefix}gate`, u_BTD);
+  const up = project(weights, `${prefix}up`, u_BTD);
+  return projectOnto(weights, `${prefix}down`, swiglu(gate, up), residual);
 }

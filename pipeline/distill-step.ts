@@ -6,7 +6,7 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { valueAndGradients } from '../kernels/autograd.ts';
 import { klHead } from '../kernels/ops/kl-head.ts';
-import type { Model } from '../models/hybrid.ts';
+import type { Model, Recompute } from '../models/hybrid.ts';
 import { headWeight } from '../models/network.ts';
 import { makeSequence } from '../models/sequence.ts';
 import type { Batch } from './data/batches.ts';
@@ -19,6 +19,8 @@ export interface DistillStepOptions {
   readonly parameters: readonly tf.Variable[];
   /** Whether the student's head is among them: that takes the composed loss, which holds all logits. */
   readonly trainHead: boolean;
+  /** What the student's backward pass computes again; default nothing. */
+  readonly recompute?: Recompute;
 }
 
 /** A type and not an interface, so that `tf.dispose` takes it. */
@@ -34,7 +36,7 @@ export type LossAndGradients = {
  * disposes.
  */
 export function createDistillStep(options: DistillStepOptions): (batches: readonly Batch[]) => LossAndGradients {
-  const { teacher, student, parameters, trainHead } = options;
+  const { teacher, student, parameters, trainHead, recompute = 'none' } = options;
   const shared = sharedLayers(teacher, student);
 
   const micro = (batch: Batch) => {
@@ -45,7 +47,7 @@ export function createDistillStep(options: DistillStepOptions): (batches: readon
     return valueAndGradients(() => {
       const { kl } = klHead(
         {
-          student_RD: hiddenFromTrunk(student, sequence, trunk),
+          student_RD: hiddenFromTrunk(student, sequence, trunk, { recompute }),
           teacher_RD,
           studentWeight_VD: headWeight(student.network, student.weights),
           teacherWeight_VD: headWeight(teacher.network, teacher.weights),

@@ -7,7 +7,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { klHead } from '../kernels/ops/kl-head.ts';
-import { embed, finalNorm, type Model, runLayers } from '../models/hybrid.ts';
+import { embed, finalNorm, type Model, type RunOptions, runLayers } from '../models/hybrid.ts';
 import { headWeight } from '../models/network.ts';
 import { makeSequence, type Sequence } from '../models/sequence.ts';
 import type { PackedRows } from './data/pack.ts';
@@ -52,9 +52,14 @@ export function runTrunk(teacher: Model, sequence: Sequence, shared: number): Tr
 }
 
 /** Normed hidden states of one of the two models, [B·T, D], from their trunk on. */
-export function hiddenFromTrunk(model: Model, sequence: Sequence, { shared, hidden_BTD }: Trunk): tf.Tensor2D {
+export function hiddenFromTrunk(
+  model: Model,
+  sequence: Sequence,
+  { shared, hidden_BTD }: Trunk,
+  options: Pick<RunOptions, 'recompute'> = {},
+): tf.Tensor2D {
   const start = hidden_BTD ?? embed(model, sequence);
-  const hidden = finalNorm(model, runLayers(model, start, sequence, { from: Math.max(0, shared) }));
+  const hidden = finalNorm(model, runLayers(model, start, sequence, { ...options, from: Math.max(0, shared) }));
   return tf.reshape(hidden, [-1, model.network.transformer.hiddenSize]);
 }
 

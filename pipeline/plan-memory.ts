@@ -67,6 +67,7 @@ export async function planDistill(
       student: studentModel(teacher, network, new Map([...mixers, ...trainable])),
       parameters: optimiser.parameters,
       trainHead: settings.train.includes('embeddings'),
+      recompute: settings.recompute,
     });
     const time = recipe.data.sequence;
     const tokens = settings.batch * time;

@@ -92,6 +92,7 @@ async function train(
     student,
     parameters: optimiser.parameters,
     trainHead: settings.train.includes('embeddings'),
+    recompute: settings.recompute,
   });
   const began = { time: performance.now(), step: optimiser.step };
   while (optimiser.step < total) {

@@ -7,9 +7,10 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { attention } from '../kernels/ops/attention.ts';
 import { gatedMlp } from '../kernels/ops/gated-mlp.ts';
-import { linear, linearAdd } from '../kernels/ops/linear.ts';
+import { linear, linearAdd, linearJoined } from '../kernels/ops/linear.ts';
 import { rmsNorm } from '../kernels/ops/rmsnorm.ts';
 import { type RopeTable, rope } from '../kernels/ops/rope.ts';
+import { selfAttention } from '../kernels/ops/self-attention.ts';
 import { swiglu } from '../kernels/ops/swiglu.ts';
 import type { Storage } from '../kernels/rows/row.ts';
 import { type AttentionCache, replaceCached } from './cache.ts';
@@ -53,6 +54,17 @@ export function attentionHeads(
 ): tf.Tensor3D {
   const { batch, time } = sequence;
   const { heads, kvHeads, headDim } = config;
+  const parts = ['query', 'key', 'value'].map((name) => `${prefix}${name}`);
+  const scale = headDim ** -0.5;
+  if (cache === undefined && !parts.some((name) => weights.has(`${name}.bias`))) {
+    const [query, key, value] = parts.map((name) => weight(weights, `${name}.weight`)) as [
+      tf.Tensor,
+      tf.Tensor,
+      tf.Tensor,
+    ];
+    const qkv_BTC = linearJoined(u_BTD, [query, key, value]);
+    return selfAttention(qkv_BTC, sequence.position_BT, table, sequence.start_BT, { heads, kvHeads, headDim, scale });
+  }
   const split = (name: string, count: number) =>
     tf.reshape(project(weights, `${prefix}${name}`, u_BTD), [batch, time, count, headDim]) as tf.Tensor4D;
   const query = rope(split('query', heads), sequence.position_BT, table);
@@ -66,7 +78,7 @@ export function attentionHeads(
     cache.keys = replaceCached(cache.keys, keys);
     cache.values = replaceCached(cache.values, values);
   }
-  const output = attention(query, keys, values, sequence.keyStart_BT, { scale: headDim ** -0.5 });
+  const output = attention(query, keys, values, sequence.keyStart_BT, { scale });
   return tf.reshape(output, [batch, time, heads * headDim]);
 }
 

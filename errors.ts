@@ -23,7 +23,7 @@ export const errorKinds = {
   recipe_not_found: input,
   recipe_invalid: input,
   usage: input,
-  // teachers: directories, config.json, safetensors, tokenizers
+  // teachers: directories, config.json, safetensors, GGUF files, tokenizers
   teacher_not_found: input,
   teacher_config_invalid: input,
   teacher_unsupported: input,
@@ -38,6 +38,7 @@ export const errorKinds = {
   tokenizer_invalid: input,
   tokenizer_mismatch: input,
   safetensors_corrupt: input,
+  gguf_corrupt: input,
   path_outside_directory: input,
   hub_unreachable: environment,
   // text

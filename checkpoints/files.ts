@@ -8,6 +8,7 @@ import {
   fsyncSync,
   lstatSync,
   openSync,
+  readSync,
   realpathSync,
   renameSync,
   rmSync,
@@ -65,6 +66,19 @@ function isAllowedTarget(realDir: string, target: string): boolean {
   if (target.startsWith(realDir + sep)) return true;
   const snapshots = dirname(realDir);
   return basename(snapshots) === 'snapshots' && target.startsWith(join(dirname(snapshots), 'blobs') + sep);
+}
+
+/** Fills `into` from byte `position` of a file on. Returns how many bytes there were: fewer only at the file's end. */
+export function readAt(descriptor: number, into: Uint8Array, position: number): number {
+  let filled = 0;
+  while (filled < into.length) {
+    // 1 GB a call: the system reads at most 2^31 bytes at once.
+    const wanted = Math.min(into.length - filled, 1 << 30);
+    const count = readSync(descriptor, into, filled, wanted, position + filled);
+    if (count === 0) break;
+    filled += count;
+  }
+  return filled;
 }
 
 /** Writes a small file so that it is there completely or not at all, also after a crash. */

@@ -10,10 +10,11 @@
  */
 import assert from 'node:assert';
 import { isUtf8 } from 'node:buffer';
-import { closeSync, fstatSync, openSync, readSync, statSync } from 'node:fs';
+import { closeSync, fstatSync, openSync, statSync } from 'node:fs';
 import { moltError } from '../errors.ts';
 import { widenBf16 } from '../kernels/bf16.ts';
 import { bitsPerElement, type Dtype, isDtype, isWeightDtype, type WeightDtype, widenF16 } from './dtypes.ts';
+import { readAt } from './files.ts';
 import { forEachJsonEntry, type JsonValue } from './strict-json.ts';
 
 /** A tensor in host memory: row-major float32, whatever it was stored as. */
@@ -324,14 +325,7 @@ function bytesOf(array: ArrayBufferView): Uint8Array {
 }
 
 function readFully(descriptor: number, path: string, into: Uint8Array, position: number): void {
-  let filled = 0;
-  while (filled < into.length) {
-    // 1 GB a call: the system reads at most 2^31 bytes at once.
-    const wanted = Math.min(into.length - filled, 1 << 30);
-    const count = readSync(descriptor, into, filled, wanted, position + filled);
-    if (count === 0) throw corrupt(path, 'became shorter while it was read');
-    filled += count;
-  }
+  if (readAt(descriptor, into, position) < into.length) throw corrupt(path, 'became shorter while it was read');
 }
 
 function corrupt(file: string, message: string, tensor?: string): Error {

@@ -124,7 +124,8 @@ function readCounts(cursor: GgufCursor, path: string): { tensorCount: number; ke
     throw corruptGguf(path, `${found}; versions ${VERSIONS.join(' and ')} in little-endian order are read`);
   }
   const tensorCount = cursor.count('the number of tensors');
-  if (tensorCount > MAX_TENSORS) throw corruptGguf(path, `claims ${tensorCount} tensors; at most ${MAX_TENSORS} are read`);
+  if (tensorCount > MAX_TENSORS)
+    throw corruptGguf(path, `claims ${tensorCount} tensors; at most ${MAX_TENSORS} are read`);
   const keyCount = cursor.count('the number of keys');
   if (keyCount > MAX_KEYS) throw corruptGguf(path, `claims ${keyCount} metadata keys; at most ${MAX_KEYS} are read`);
   return { tensorCount, keyCount };
@@ -297,7 +298,9 @@ function fileOf(
     numbers({ elements, count, begin, end }) {
       assert(elements !== 'string', 'an array of numbers');
       const cursor = createCursor(descriptor, path, begin, end);
-      return Float64Array.from({ length: count }, () => Number(cursor.scalar(elements, 'an array that was there before')));
+      return Float64Array.from({ length: count }, () =>
+        Number(cursor.scalar(elements, 'an array that was there before')),
+      );
     },
     read(name) {
       const { type, shape, begin } = weightOf(name);

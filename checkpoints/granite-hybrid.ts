@@ -9,13 +9,14 @@
  * settings and layer types, and no integer where they insist on a float.
  */
 import assert from 'node:assert';
-import { copyFileSync, mkdirSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { type MoltError, moltError } from '../errors.ts';
 import type { HybridConfig, TransformerConfig } from '../models/config.ts';
 import type { WeightBinding, WeightBindings } from '../models/families/family.ts';
 import { CONV_WIDTH, hybridBindings, isPowerOfTwo, moltKey } from '../models/families/granite-hybrid.ts';
-import { asDiskFull, findFile, writeFileAtomic } from './files.ts';
+import { writeFileAtomic } from './files.ts';
+import { copyModelTexts } from './model-texts.ts';
 import type { HostTensor } from './safetensors.ts';
 import { createSafetensors, type PlannedTensor } from './safetensors-writer.ts';
 
@@ -65,11 +66,7 @@ export async function exportGraniteHybrid(options: GraniteExport): Promise<Expor
   mkdirSync(outDir, { recursive: true });
   const { parameters } = await writeWeights(options, config, hybridBindings(stored));
   writeFileAtomic(join(outDir, 'config.json'), graniteConfigJson(stored, dtype));
-  const copied = COPIED_FILES.filter((name) => {
-    const source = findFile(teacherDir, name, 'tokenizer_invalid');
-    if (source !== null) copyInto(source, join(outDir, name));
-    return source !== null;
-  });
+  const copied = copyModelTexts(teacherDir, COPIED_FILES, outDir);
   return { parameters, bytes: parameters * (dtype === 'F32' ? 4 : 2), copied };
 }
 
@@ -281,14 +278,6 @@ function render(value: ConfigValue, indent: string): string {
 
 function isList(value: ConfigValue): value is readonly ConfigValue[] {
   return Array.isArray(value);
-}
-
-function copyInto(source: string, target: string): void {
-  try {
-    copyFileSync(source, target);
-  } catch (error) {
-    throw asDiskFull(error, target);
-  }
 }
 
 function elementCount(shape: readonly number[]): number {

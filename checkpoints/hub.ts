@@ -1,5 +1,5 @@
 /**
- * Finds a teacher: a directory is used as it is, an id `org/name` is downloaded from the Hugging Face Hub once and kept.
+ * Finds a teacher: a directory or a GGUF file is used as it is, an id `org/name` is downloaded from the Hugging Face Hub once and kept.
  * Only the files Molt reads are fetched (configuration, safetensors, tokenizer); a pickle is never even downloaded. A
  * download appears in the cache when all its files are there with the size and, for weights, the SHA-256 that the Hub
  * promised; an interrupted one continues with the files that are missing.
@@ -20,6 +20,7 @@ import type { ReadableStream } from 'node:stream/web';
 import type { ListFileEntry } from '@huggingface/hub';
 import { MoltError, moltError } from '../errors.ts';
 import { asDiskFull, fsyncDirectory, isNodeError, writeFileAtomic } from './files.ts';
+import { isGgufPath } from './gguf-model.ts';
 import { MANIFEST_NAME, sealDirectory } from './manifest.ts';
 
 export interface ResolveOptions {
@@ -38,16 +39,17 @@ const WANTED =
 const COMMIT = /^[0-9a-f]{40}$/;
 
 /**
- * The directory of a teacher. Throws `teacher_not_found` if `model` is neither a directory nor an id on the Hub, and
+ * The directory or GGUF file of a teacher. Throws `teacher_not_found` if `model` is neither nor an id on the Hub, and
  * `hub_unreachable` if it had to be downloaded and could not be.
  */
 export async function resolveTeacher(model: string, options: ResolveOptions = {}): Promise<string> {
   if (!model.includes('\0') && statSync(model, { throwIfNoEntry: false })?.isDirectory() === true) return model;
+  if (isGgufPath(model) && existsSync(model)) return model;
   if (!isHubId(model)) {
     throw moltError('teacher_not_found', {
       file: model,
-      message: 'is not a directory, and not an id on the Hugging Face Hub (org/name) either',
-      hint: 'Give the directory that holds the config.json and the safetensors files of the model.',
+      message: 'is not a directory, not a GGUF file, and not an id on the Hugging Face Hub (org/name) either',
+      hint: 'Give the directory that holds the config.json and the safetensors files of the model, or a GGUF file.',
     });
   }
   const home = process.env['MOLT_HOME'] || '.molt';

@@ -45,21 +45,25 @@ export function forEachJsonEntry(
  * and any other top level are errors with `code`. Throws Node's own error if the file cannot be opened.
  */
 export function readJsonObject(path: string, code: ErrorCode, maxBytes: number): JsonObject {
-  const text = readTextFile(path, code, maxBytes);
+  return parseJsonObject(readTextFile(path, code, maxBytes), path, code);
+}
+
+/** Parses text that came from `file` and whose top level is an object; anything else is an error with `code`. */
+export function parseJsonObject(text: string, file: string, code: ErrorCode): JsonObject {
   let value: JsonValue;
   try {
     value = parseJson(text);
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cause;
     throw moltError(code, {
-      file: path,
+      file,
       message: `is not valid JSON: ${cause.message}`,
       hint: 'Download or write the file again; NaN, Infinity, comments and duplicate keys are not JSON.',
       cause,
     });
   }
   if (!(value instanceof Map)) {
-    throw moltError(code, { file: path, message: 'holds JSON, but its top level is not an object' });
+    throw moltError(code, { file, message: 'holds JSON, but its top level is not an object' });
   }
   return value;
 }

@@ -1,10 +1,10 @@
 /**
- * The check of a tokenizer.json beside a model: it is there, it parses, and none of its ids lies outside the embedding.
- * It does not tokenise; pipeline/data does, with the file this has passed.
+ * The check of a model's tokenizer.json: it is there, it parses, and none of its ids lies outside the embedding. It does
+ * not tokenise; pipeline/tokenizer.ts does, with the file this has passed.
  */
 import { moltError } from '../errors.ts';
-import { findFile } from './files.ts';
-import { readJsonObject, readTextFile } from './strict-json.ts';
+import { type ModelText, modelTexts } from './model-texts.ts';
+import { parseJsonObject } from './strict-json.ts';
 
 /** Twice the largest published tokenizer.json. */
 const MAX_TOKENIZER_BYTES = 64 << 20;
@@ -17,23 +17,24 @@ export interface TokenizerSummary {
 }
 
 /** Throws `tokenizer_missing`, `tokenizer_invalid`, and `tokenizer_mismatch` for ids of `vocabSize` or more. */
-export function checkTokenizer(dir: string, vocabSize: number): TokenizerSummary {
-  const config = findFile(dir, 'tokenizer_config.json', 'tokenizer_invalid');
-  if (config !== null) readJsonObject(config, 'tokenizer_invalid', MAX_TOKENIZER_CONFIG_BYTES);
-  const path = findFile(dir, 'tokenizer.json', 'tokenizer_invalid');
-  if (path === null) {
+export function checkTokenizer(model: string, vocabSize: number): TokenizerSummary {
+  const texts = modelTexts(model);
+  const config = texts.find('tokenizer_config.json', 'tokenizer_invalid', MAX_TOKENIZER_CONFIG_BYTES);
+  if (config !== null) parseJsonObject(config.text, config.place, 'tokenizer_invalid');
+  const definition = texts.find('tokenizer.json', 'tokenizer_invalid', MAX_TOKENIZER_BYTES);
+  if (definition === null) {
     throw moltError('tokenizer_missing', {
-      file: dir,
+      file: model,
       message: config === null ? 'has no tokenizer.json' : 'has a tokenizer_config.json but no tokenizer.json',
       hint: 'Put the tokenizer.json of the model there; other tokenizer formats are not read.',
     });
   }
-  const ids = tokenIds(path);
+  const ids = tokenIds(definition);
   let largestId = -1;
   for (const [id, token] of ids) {
     if (id >= vocabSize) {
       throw moltError('tokenizer_mismatch', {
-        file: path,
+        file: definition.place,
         field: token,
         message: `has the id ${id}, but the model embeds only ${vocabSize} tokens (vocab_size)`,
         hint: 'The tokenizer belongs to another model, or the embedding was not resized for added tokens.',
@@ -45,13 +46,13 @@ export function checkTokenizer(dir: string, vocabSize: number): TokenizerSummary
 }
 
 /** Every id with one of its tokens. */
-function tokenIds(path: string): Map<number, string> {
+function tokenIds({ place, text }: ModelText): Map<number, string> {
   const invalid = (message: string, field?: string) =>
-    moltError('tokenizer_invalid', { file: path, message, ...(field !== undefined && { field }) });
+    moltError('tokenizer_invalid', { file: place, message, ...(field !== undefined && { field }) });
 
   let root: unknown;
   try {
-    root = JSON.parse(readTextFile(path, 'tokenizer_invalid', MAX_TOKENIZER_BYTES));
+    root = JSON.parse(text);
   } catch (error) {
     if (error instanceof SyntaxError) throw invalid(`is not valid JSON: ${error.message}`);
     throw error;

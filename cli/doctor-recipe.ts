@@ -2,7 +2,7 @@
  * `molt doctor --recipe RECIPE`: how much memory its distill stage will take and whether this machine has it, without
  * starting anything. The teacher must be a directory on this machine; nothing of it is read but headers.
  */
-import { openModelDirectory } from '../checkpoints/huggingface.ts';
+import { openModelDirectory } from '../checkpoints/model-directory.ts';
 import { loadRecipe } from '../configs/recipe.ts';
 import { moltError } from '../errors.ts';
 import { availableMemory, type MemoryPlan, planDistill } from '../pipeline/plan-memory.ts';

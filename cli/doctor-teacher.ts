@@ -2,7 +2,7 @@
  * `molt doctor --teacher DIR`: every check a job would make before it computes anything, without a job. Weights are
  * streamed, nothing in the directory is executed.
  */
-import { type TeacherReport, verifyTeacher } from '../checkpoints/huggingface.ts';
+import { type TeacherReport, verifyTeacher } from '../checkpoints/model-directory.ts';
 import { checkTokenizer } from '../checkpoints/tokenizer-file.ts';
 import { describeError, MoltError } from '../errors.ts';
 import { formatCount, formatTable } from './format.ts';

@@ -105,11 +105,11 @@ function withAbsolutePaths(recipe: ResolvedRecipe, source: SourceNode): Recipe {
   };
 }
 
-/** `org/name` stays a Hub id unless there is such a directory; everything else is a path. */
+/** `org/name` stays a Hub id unless there is such a directory or it names a GGUF file; everything else is a path. */
 function teacherPath(model: string, directory: string): string {
   const path = absolute(model, directory);
   const looksLikeHubId = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/.test(model);
-  return looksLikeHubId && !existsSync(path) ? model : path;
+  return looksLikeHubId && !/\.gguf$/i.test(model) && !existsSync(path) ? model : path;
 }
 
 function absolute(path: string, directory: string): string {

@@ -3,7 +3,7 @@
  * teacher shares every tensor it did not change, so that the two are the same function in those layers and in memory.
  */
 import * as tf from '@tensorflow/tfjs-core';
-import { openModelDirectory, type StoredWeight } from '../checkpoints/huggingface.ts';
+import { openModelDirectory, type StoredWeight } from '../checkpoints/model-directory.ts';
 import { type HostTensor, openSafetensors } from '../checkpoints/safetensors.ts';
 import { NativeBackend } from '../kernels/backend.ts';
 import { castStorage } from '../kernels/ops/storage.ts';

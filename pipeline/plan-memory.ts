@@ -6,7 +6,7 @@
 import { readFileSync } from 'node:fs';
 import { freemem, totalmem } from 'node:os';
 import * as tf from '@tensorflow/tfjs-core';
-import type { ModelDirectory } from '../checkpoints/huggingface.ts';
+import type { ModelDirectory } from '../checkpoints/model-directory.ts';
 import { resolveLayout } from '../configs/layout.ts';
 import type { Recipe } from '../configs/recipe.ts';
 import { type PlanBackend, type PlannedMemory, planMemory } from '../kernels/plan-backend.ts';

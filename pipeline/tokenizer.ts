@@ -1,11 +1,11 @@
 /**
- * The teacher's own tokenizer, read from its directory. The ids are those of `@huggingface/tokenizers`, the part of
+ * The teacher's own tokenizer, read from its directory or GGUF file. The ids are those of `@huggingface/tokenizers`, the part of
  * transformers.js that does nothing else: it loads in milliseconds, where all of transformers.js brings a runtime for
  * networks. What is added here is the choice of special tokens, errors with a code, and speed on whole documents.
  */
 import { Tokenizer as HuggingFaceTokenizer } from '@huggingface/tokenizers';
-import { findFile } from '../checkpoints/files.ts';
-import { type JsonValue, readJsonObject, readTextFile } from '../checkpoints/strict-json.ts';
+import { type ModelTexts, modelTexts } from '../checkpoints/model-texts.ts';
+import { type JsonValue, parseJsonObject } from '../checkpoints/strict-json.ts';
 import { checkTokenizer } from '../checkpoints/tokenizer-file.ts';
 import { moltError } from '../errors.ts';
 
@@ -35,12 +35,16 @@ const modelTypes = ['BPE', 'Unigram', 'WordPiece'];
 const maxTokenizerBytes = 64 << 20;
 const maxConfigBytes = 16 << 20;
 
-/** Throws `tokenizer_missing`, `tokenizer_invalid` and, with `embeddings`, `tokenizer_mismatch`. */
-export async function loadTokenizer(dir: string, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
-  const { largestId } = checkTokenizer(dir, options.embeddings ?? Number.POSITIVE_INFINITY);
-  const inner = createInner(dir);
-  const bosId = findBos(dir, inner);
-  const eosIds = findEos(dir, inner);
+/**
+ * The tokenizer of a model directory or GGUF file. Throws `tokenizer_missing`, `tokenizer_invalid` and, with
+ * `embeddings`, `tokenizer_mismatch`.
+ */
+export async function loadTokenizer(model: string, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
+  const { largestId } = checkTokenizer(model, options.embeddings ?? Number.POSITIVE_INFINITY);
+  const texts = modelTexts(model);
+  const inner = createInner(texts);
+  const bosId = findBos(texts, inner);
+  const eosIds = findEos(texts, inner);
   return {
     bosId,
     eosIds,
@@ -55,11 +59,10 @@ export async function loadTokenizer(dir: string, options: LoadTokenizerOptions =
   };
 }
 
-function createInner(dir: string): HuggingFaceTokenizer {
-  const file = findFile(dir, 'tokenizer.json', 'tokenizer_invalid')!;
-  const configFile = findFile(dir, 'tokenizer_config.json', 'tokenizer_invalid');
-  const definition = JSON.parse(readTextFile(file, 'tokenizer_invalid', maxTokenizerBytes)) as TokenizerDefinition;
-  const config = configFile === null ? {} : JSON.parse(readTextFile(configFile, 'tokenizer_invalid', maxConfigBytes));
+function createInner(texts: ModelTexts): HuggingFaceTokenizer {
+  const { place: file, text } = texts.find('tokenizer.json', 'tokenizer_invalid', maxTokenizerBytes)!;
+  const definition = JSON.parse(text) as TokenizerDefinition;
+  const config = JSON.parse(texts.find('tokenizer_config.json', 'tokenizer_invalid', maxConfigBytes)?.text ?? '{}');
   const { type } = definition.model;
   if (type !== undefined && !modelTypes.includes(type)) {
     throw moltError('tokenizer_invalid', {
@@ -120,23 +123,23 @@ function splitWords<Definition extends TokenizerDefinition>(definition: Definiti
   };
 }
 
-function findBos(dir: string, inner: HuggingFaceTokenizer): number | null {
+function findBos(texts: ModelTexts, inner: HuggingFaceTokenizer): number | null {
   return (
-    idOfToken(inner, readField(dir, 'tokenizer_config.json', 'bos_token')) ??
-    idOfToken(inner, readField(dir, 'special_tokens_map.json', 'bos_token')) ??
-    idsOf(inner, readField(dir, 'config.json', 'bos_token_id'))[0] ??
+    idOfToken(inner, readField(texts, 'tokenizer_config.json', 'bos_token')) ??
+    idOfToken(inner, readField(texts, 'special_tokens_map.json', 'bos_token')) ??
+    idsOf(inner, readField(texts, 'config.json', 'bos_token_id'))[0] ??
     null
   );
 }
 
 /** generation_config.json comes first: it is what the authors generate with, and may name several. */
-function findEos(dir: string, inner: HuggingFaceTokenizer): number[] {
+function findEos(texts: ModelTexts, inner: HuggingFaceTokenizer): number[] {
   for (const file of ['generation_config.json', 'config.json']) {
-    const ids = idsOf(inner, readField(dir, file, 'eos_token_id'));
+    const ids = idsOf(inner, readField(texts, file, 'eos_token_id'));
     if (ids.length > 0) return ids;
   }
   for (const file of ['tokenizer_config.json', 'special_tokens_map.json']) {
-    const id = idOfToken(inner, readField(dir, file, 'eos_token'));
+    const id = idOfToken(inner, readField(texts, file, 'eos_token'));
     if (id !== null) return [id];
   }
   return [];
@@ -154,7 +157,7 @@ function idsOf(inner: HuggingFaceTokenizer, value: JsonValue): number[] {
   return list.filter((id): id is number => typeof id === 'number' && inner.id_to_token(id) !== undefined);
 }
 
-function readField(dir: string, name: string, field: string): JsonValue {
-  const path = findFile(dir, name, 'tokenizer_invalid');
-  return path === null ? null : (readJsonObject(path, 'tokenizer_invalid', maxConfigBytes).get(field) ?? null);
+function readField(texts: ModelTexts, name: string, field: string): JsonValue {
+  const found = texts.find(name, 'tokenizer_invalid', maxConfigBytes);
+  return found === null ? null : (parseJsonObject(found.text, found.place, 'tokenizer_invalid').get(field) ?? null);
 }

@@ -7,7 +7,7 @@ import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { writeFileAtomic } from '../../checkpoints/files.ts';
 import { resolveTeacher } from '../../checkpoints/hub.ts';
-import { openModelDirectory, verifyTeacher } from '../../checkpoints/huggingface.ts';
+import { openModelDirectory, verifyTeacher } from '../../checkpoints/model-directory.ts';
 import { resolveLayout } from '../../configs/layout.ts';
 import { moltError } from '../../errors.ts';
 import { buildDataset } from '../data/dataset.ts';

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { isHubId, resolveTeacher } from '../../checkpoints/hub.ts';
-import { verifyTeacher } from '../../checkpoints/huggingface.ts';
+import { verifyTeacher } from '../../checkpoints/model-directory.ts';
 import { writeGoodCheckpoint } from '../support/broken-checkpoints.ts';
 
 const commit = '0123456789abcdef0123456789abcdef01234567';

@@ -15,7 +15,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { openModelDirectory, verifyTeacher } from '../../checkpoints/huggingface.ts';
+import { openModelDirectory, verifyTeacher } from '../../checkpoints/model-directory.ts';
 import { openSafetensors } from '../../checkpoints/safetensors.ts';
 import { MoltError } from '../../errors.ts';
 import { shard, writeGoodCheckpoint } from '../support/broken-checkpoints.ts';
@@ -192,7 +192,7 @@ function openFilesBelow(path: string): string[] {
 test('a hostile header is refused in less than a second and 300 MB, process start included', () => {
   safetensorsDefects.find(({ name }) => name === '200,000 tensors of one range')!.apply(dir);
   const script = `
-    import { verifyTeacher } from './checkpoints/huggingface.ts';
+    import { verifyTeacher } from './checkpoints/model-directory.ts';
     const error = await verifyTeacher(process.argv[1], { values: true, tokenizer: true }).catch((error) => error);
     console.log(JSON.stringify({ code: error.code, kilobytes: process.resourceUsage().maxRSS }));`;
   const started = performance.now();

@@ -1,6 +1,6 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, expect, test } from 'vitest';
-import { openModelDirectory } from '../../checkpoints/huggingface.ts';
+import { openModelDirectory } from '../../checkpoints/model-directory.ts';
 import { createModel, disposeModel, type Model } from '../../models/hybrid.ts';
 import { transformerNetwork } from '../../models/network.ts';
 import { loadTokenizer, type Tokenizer } from '../../pipeline/tokenizer.ts';

@@ -53,6 +53,7 @@ export interface GgufCursor {
 
 /** A megabyte: headers of real files take a few. */
 const WINDOW_BYTES = 1 << 20;
+const NOTHING = Buffer.alloc(0);
 
 /** A cursor at `begin` that never passes `end`. */
 export function createCursor(descriptor: number, file: string, begin: number, end: number): GgufCursor {
@@ -84,11 +85,13 @@ export function createCursor(descriptor: number, file: string, begin: number, en
     // Two halves are several times faster than a bigint, and a vocabulary has a hundred thousand lengths.
     const value = window.readUInt32LE(at) + window.readUInt32LE(at + 4) * 2 ** 32;
     if (Number.isSafeInteger(value)) return value;
-    throw corruptGguf(file, `claims ${window.readBigUInt64LE(at)} for ${what}`);
+    throw corruptGguf(file, `has the length or offset ${window.readBigUInt64LE(at)} in ${what}`);
   };
 
   const textBytes = (what: string, maxBytes: number): Buffer => {
-    const length = count(`the length of ${what}`);
+    // No message is put together here: a vocabulary has a hundred thousand strings.
+    const length = count(what);
+    if (length === 0) return NOTHING;
     expect(length, what);
     if (length > maxBytes) throw corruptGguf(file, `has ${length} bytes in ${what}; at most ${maxBytes} are allowed`);
     let bytes: Buffer;

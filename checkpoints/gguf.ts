@@ -230,6 +230,10 @@ function placeTensors(
   fileBytes: number,
   alignment: number,
 ): ReadonlyMap<string, GgufTensor> {
+  for (const { name, offset, bytes } of table) {
+    const end = dataBegin + offset + bytes;
+    if (end > fileBytes) throw corruptGguf(path, `ends at byte ${end}, but the file is ${fileBytes} bytes long`, name);
+  }
   let covered = 0;
   for (const { name, offset, bytes } of [...table].sort((a, b) => a.offset - b.offset)) {
     const expected = alignUp(covered, alignment);
@@ -238,9 +242,6 @@ function placeTensors(
       throw corruptGguf(path, `begins at byte ${offset} of the data; the tensor before it ends at ${covered}`, name);
     }
     covered = offset + bytes;
-    if (dataBegin + covered > fileBytes) {
-      throw corruptGguf(path, `ends at byte ${dataBegin + covered}, but the file is ${fileBytes} bytes long`, name);
-    }
   }
   const rest = fileBytes - dataBegin - covered;
   if (rest >= alignment) throw corruptGguf(path, `has ${rest} bytes after the last tensor`);

@@ -8,7 +8,7 @@ import { jsonOption } from './arguments.ts';
 
 export function define(command: Command): void {
   command
-    .option('--teacher <dir>', 'check a model directory instead of the machine')
+    .option('--teacher <dir>', 'check a model directory or GGUF file instead of the machine')
     .option('--recipe <recipe>', 'say how much memory a job will take')
     .option('--set <field=value...>', 'change a field of that recipe')
     .addOption(jsonOption())

@@ -27,7 +27,7 @@ interface EvaluateArguments extends EngineArguments {
 
 export function define(command: Command): void {
   command
-    .requiredOption('--model <dir>', 'model directory: a teacher or an export')
+    .requiredOption('--model <dir>', 'directory or GGUF file: a teacher or an export')
     .requiredOption('--text <file>', 'a .txt or .jsonl file, or a directory of them')
     .option('--teacher <dir>', 'also measure KL and top-1 agreement with this model')
     .option('--context <n>', "tokens in a window (default: the model's own context)", wholeNumber(2))

@@ -22,7 +22,7 @@ interface GenerateArguments extends EngineArguments {
 
 export function define(command: Command): void {
   command
-    .requiredOption('--model <dir>', 'model directory: a teacher or an export')
+    .requiredOption('--model <dir>', 'directory or GGUF file: a teacher or an export')
     .requiredOption('--prompt <text>', 'text to continue')
     .option('--tokens <n>', 'tokens to write at most', wholeNumber(1), 128)
     .option('--temperature <t>', '0 is greedy', realNumber(0), 0)

@@ -22,7 +22,7 @@ interface LogitsArguments extends EngineArguments {
 
 export function define(command: Command): void {
   command
-    .requiredOption('--model <dir>', 'model directory: a teacher or an export')
+    .requiredOption('--model <dir>', 'directory or GGUF file: a teacher or an export')
     .requiredOption('--ids <file>', 'safetensors file with input_ids [B, T], int32 or int64')
     .requiredOption('-o, --output <file>', 'safetensors file to write')
     .option('--with-ids', 'copy input_ids into the output');

@@ -65,6 +65,8 @@ export const errorKinds = {
   job_not_found: missing,
   job_state: input,
   checkpoint_not_found: missing,
+  worker_not_found: missing,
+  worker_state: input,
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof errorKinds;

@@ -52,6 +52,11 @@ export interface Store {
    * Every byte is checked against the manifest on the way: throws as `verify` does, and `usage` if `dir` is not empty.
    */
   copyOut(key: string, dir: string, options?: { readonly from?: string }): Promise<void>;
+  /**
+   * Deletes an artifact and what attempts left for it. It disappears whole; whoever has a file of it open keeps that
+   * file. The caller knows that nobody needs it. False if it was not published.
+   */
+  remove(key: string): Promise<boolean>;
 }
 
 const KEY = /^[A-Za-z0-9](?:[A-Za-z0-9_-]|\.(?!\.)){0,127}$/;
@@ -204,6 +209,18 @@ export function openStore(root: string): Store {
     async copyOut(key, dir, { from } = {}) {
       const artifact = path(key);
       await orQuarantine(key, () => copyArtifact(artifact, from, dir));
+    },
+    async remove(key) {
+      await removeTree(area('work', key));
+      const gone = temporaryName(join(base, 'quarantine', key));
+      try {
+        await rename(area('artifacts', key), gone);
+      } catch (error) {
+        if (isNodeError(error, 'ENOENT')) return false;
+        throw error;
+      }
+      await removeTree(gone);
+      return true;
     },
   };
 }

@@ -4,8 +4,9 @@
  */
 import { describeError, errorFromJson } from '../errors.ts';
 import type { Client } from '../queue/client.ts';
+import { evaluationOf } from '../queue/job-facts.ts';
 import { hasArtifact, type JobRecord } from '../queue/jobs.ts';
-import { evaluationOf, reportLines } from './job-view.ts';
+import { reportLines } from './job-view.ts';
 import { openLiveView } from './live.ts';
 import { molt, say } from './output.ts';
 

@@ -5,6 +5,7 @@
 import { relative } from 'node:path';
 import type { ErrorJson } from '../errors.ts';
 import type { EvaluationSummary } from '../pipeline/stages/evaluate.ts';
+import { evaluationOf, jobSeconds, layersOfJob } from '../queue/job-facts.ts';
 import type { JobRecord, JobStatus, StageStatus } from '../queue/jobs.ts';
 import {
   colours,
@@ -61,34 +62,6 @@ export function jobJson(record: JobRecord, exportDirectory: string | null): JobJ
 /** `jobJson` and everything else the record holds, for `molt status` and `molt ps`. */
 export function jobJsonInFull(record: JobRecord, exportDirectory: string | null): object {
   return { ...record, ...jobJson(record, exportDirectory), stages: record.stages };
-}
-
-/** The numbers of a finished job, or null while there are none. */
-export function evaluationOf(record: JobRecord): EvaluationSummary | null {
-  const evaluated = record.stages.find((stage) => stage.name === 'evaluate');
-  return (evaluated?.summary as EvaluationSummary | null | undefined) ?? null;
-}
-
-/** Wall time from the first stage's start to the end of the job, or to now while it is not over. */
-export function jobSeconds({ startedAt, finishedAt }: JobRecord): number {
-  if (startedAt === null) return 0;
-  const end = finishedAt === null ? Date.now() : Date.parse(finishedAt);
-  return Math.max(0, end - Date.parse(startedAt)) / 1000;
-}
-
-/** One letter a layer; null until a stage has seen how deep the teacher is, unless the recipe spells it out. */
-export function layersOfJob(record: JobRecord): string | null {
-  const { attention } = record.recipe.student;
-  if (typeof attention === 'string') return attention;
-  const transfer = record.stages.find((stage) => stage.name === 'transfer');
-  return (transfer?.summary?.['layout'] as string | undefined) ?? null;
-}
-
-/** The stage a job is at: the one that runs, else the first without an end. */
-export function currentStage(record: JobRecord): string {
-  const active = record.stages.find((stage) => stage.status === 'running' || stage.status === 'recovering');
-  const stage = active ?? record.stages.find((candidate) => candidate.finishedAt === null);
-  return stage?.name ?? '';
 }
 
 /** What a person reads when a run has succeeded. */

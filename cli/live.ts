@@ -5,6 +5,7 @@
  *
  * It only shows what the job's record and events say; it neither reads files nor talks to Redis.
  */
+import { jobSeconds, layersOfJob } from '../queue/job-facts.ts';
 import {
   foldJob,
   hasArtifact,
@@ -25,7 +26,6 @@ import {
   formatSeconds,
   formatSparkline,
 } from './format.ts';
-import { jobSeconds, layersOfJob } from './job-view.ts';
 
 export interface LiveView {
   /** Shows one event of the job. */
@@ -193,7 +193,7 @@ function stageLine(stage: StageRecord, columns: number): string {
 function stageMark(stage: StageRecord): string {
   if (hasArtifact(stage.status)) return colours.green('✓');
   if (stage.status === 'failed') return colours.red('✗');
-  if (stage.status === 'cancelled') return colours.yellow('–');
+  if (stage.status === 'cancelled' || stage.status === 'paused') return colours.yellow('–');
   if (stage.status === 'recovering') return colours.yellow('↻');
   return stage.status === 'running' ? colours.cyan('▶') : colours.dim('·');
 }
@@ -216,7 +216,7 @@ function describeMetric(curve: Curve): string {
 function statusWord(status: JobStatus): string {
   if (status === 'succeeded') return colours.green(status);
   if (status === 'failed') return colours.red(status);
-  if (status === 'cancelled' || status === 'cancelling' || status === 'recovering') return colours.yellow(status);
+  if (['cancelled', 'cancelling', 'paused', 'pausing', 'recovering'].includes(status)) return colours.yellow(status);
   return colours.cyan(status);
 }
 

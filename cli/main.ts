@@ -27,6 +27,7 @@ const verbs: Readonly<Record<string, Verb>> = {
   logs: { summary: 'print what the stages of a job said', load: () => import('./logs.ts') },
   watch: { summary: 'follow a job live; Ctrl-C detaches, the job goes on', load: () => import('./watch.ts') },
   cancel: { summary: 'stop a job; finished stages are kept', load: () => import('./cancel.ts') },
+  pause: { summary: 'stop a job at a checkpoint until it is resumed', load: () => import('./pause.ts') },
   resume: { summary: 'go on with a job that stopped', load: () => import('./resume.ts') },
   download: { summary: 'copy the exported model of a job out of the store', load: () => import('./download.ts') },
   recipes: {

@@ -3,10 +3,11 @@
  */
 import type { Command } from 'commander';
 import { openClient } from '../queue/client.ts';
+import { currentStage, jobSeconds } from '../queue/job-facts.ts';
 import type { JobRecord } from '../queue/jobs.ts';
 import { jsonOption } from './arguments.ts';
 import { formatSeconds, formatTable } from './format.ts';
-import { currentStage, jobJsonInFull, jobSeconds } from './job-view.ts';
+import { jobJsonInFull } from './job-view.ts';
 import { answer, answerJson, molt, say } from './output.ts';
 
 /** A screenful; `--all` lifts it. */
@@ -36,5 +37,11 @@ async function ps(options: { readonly all?: true; readonly json?: true }): Promi
 }
 
 function row(job: JobRecord): string[] {
-  return [job.id, job.name ?? job.recipe.name, job.status, currentStage(job), formatSeconds(jobSeconds(job))];
+  return [
+    job.id,
+    job.name ?? job.recipe.name,
+    job.status,
+    currentStage(job)?.name ?? '',
+    formatSeconds(jobSeconds(job)),
+  ];
 }

@@ -3,11 +3,12 @@
  */
 import type { Command } from 'commander';
 import { openClient } from '../queue/client.ts';
+import { evaluationOf, jobSeconds, layersOfJob } from '../queue/job-facts.ts';
 import type { StageRecord } from '../queue/jobs.ts';
 import { jsonOption } from './arguments.ts';
 import { describeFailure } from './follow.ts';
 import { formatLayers, formatSeconds, formatTable } from './format.ts';
-import { evaluationOf, jobJsonInFull, jobSeconds, layersOfJob, reportLines } from './job-view.ts';
+import { jobJsonInFull, reportLines } from './job-view.ts';
 import { answer, answerJson } from './output.ts';
 
 export function define(command: Command): void {

@@ -17,10 +17,11 @@ export function define(command: Command): void {
 async function work({ queues }: { readonly queues: QueueName[] }): Promise<void> {
   keepGoingWhenReaderLeaves();
   const interrupt = interruption();
-  const worker = await startWorker({ queues, onNotice: say });
+  const asked = new AbortController();
+  const worker = await startWorker({ queues, onNotice: say, onDrainRequest: () => asked.abort() });
   try {
     say(`worker on ${worker.devices.map(({ name }) => name).join(', ')}; queue at ${worker.redis}; Ctrl-C stops it`);
-    await aborted(interrupt.signal);
+    await aborted(AbortSignal.any([interrupt.signal, asked.signal]));
     say('stopping: running stages save a checkpoint (once more to stop at once)');
   } finally {
     await worker.drain();

@@ -1,24 +1,25 @@
 /**
- * The door to the queue for people and servers: submit a recipe, look at jobs, follow one, cancel, resume. Reading
+ * The door to the queue for people and servers: submit a recipe, look at jobs, follow one, stop and resume. Reading
  * (get, list, logs, metrics) needs only the disk; Redis is found or started when a call first needs it. It runs no
  * stages: that is a worker's business.
  */
 import { readFileSync } from 'node:fs';
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { Redis } from 'ioredis';
 import { openStore } from '../checkpoints/store.ts';
 import type { Recipe } from '../configs/recipe.ts';
 import { MoltError, moltError } from '../errors.ts';
 import { artifactKeys, contentFingerprint } from '../pipeline/keys.ts';
 import { loadStages } from '../pipeline/load-stages.ts';
-import { cancelKey } from './cancellation.ts';
+import { resumeJob, stopJob } from './control.ts';
+import { type DeletionOptions, deleteFinishedJob } from './deletion.ts';
 import { followJob, publishEvent } from './events.ts';
-import { type Flow, openFlow } from './flow.ts';
+import { type Flow, openFlow, type QueueName } from './flow.ts';
 import { type Home, openHome } from './home.ts';
 import { createJob, deleteJob, jobIds, logFile, metricsFile, readJob, readSubmission } from './job-files.ts';
 import { isOver, type JobEvent, type JobRecord, type JobSubmission, newJobId } from './jobs.ts';
-import { releaseDeadHolders } from './recovery.ts';
+import { reachRedis } from './outage.ts';
 import { connectTo, leaseRedis, type RedisLease } from './redis.ts';
+import { askToDrain, listWorkers, type WorkerReport } from './worker-registry.ts';
 
 export interface ClientOptions {
   /** State directory; default `MOLT_HOME`, else `.molt` in the working directory. */
@@ -35,24 +36,37 @@ export interface Client {
   /** Absolute path of the state directory. */
   readonly home: string;
   /**
-   * Fingerprints the inputs, writes the job record and adds the flow. Returns the job's id. Throws `teacher_not_found`,
-   * `text_not_found`, `redis_missing` and `redis_unavailable`.
+   * Fingerprints the inputs, writes the job record and adds the flow. Returns the job's id. With an `id` of the caller's
+   * own (`newJobId`) it can be repeated: a submission that was interrupted is completed, and one that was not is left as
+   * it is. Throws `teacher_not_found`, `text_not_found`, `redis_missing` and `redis_unavailable`.
    */
-  submit(recipe: Recipe, options?: { readonly name?: string }): Promise<string>;
+  submit(recipe: Recipe, options?: { readonly name?: string; readonly id?: string }): Promise<string>;
   /** Throws `job_not_found`. */
   get(id: string): Promise<JobRecord>;
   /** Newest first. */
   list(): Promise<JobRecord[]>;
+  /** Ids of all jobs, newest first. */
+  ids(): Promise<string[]>;
   /**
    * Asks for cancellation and returns at once; the record says `cancelled` when nothing of it runs. Throws `job_state`
    * when the job is over.
    */
   cancel(id: string, options?: { readonly reason?: string }): Promise<JobRecord>;
   /**
+   * Asks a running stage to save a checkpoint and stop, and takes the job out of the queue until it is resumed. Returns
+   * at once; the record says `paused` when nothing of it runs. Throws `job_state` when the job is over.
+   */
+  pause(id: string, options?: { readonly reason?: string }): Promise<JobRecord>;
+  /**
    * Puts the unfinished stages back in the queue; finished artifacts are kept. Throws `job_state` when the job has
    * succeeded. Harmless on a job that is still queued or running.
    */
   resume(id: string): Promise<JobRecord>;
+  /**
+   * Deletes a job that is over, with `artifacts` also what it made and no other job uses; returns the keys of those.
+   * Throws `job_state` unless the job is over.
+   */
+  delete(id: string, options?: Partial<DeletionOptions>): Promise<string[]>;
   /**
    * The job's events after event id `after` (default: from the first), then live ones until the job is over or `signal`
    * aborts. Metric rows are live only.
@@ -64,6 +78,14 @@ export interface Client {
   metrics(id: string): Promise<MetricRow[]>;
   /** Directory of a stage's artifact in the store, or null while there is none. Throws `job_not_found`. */
   artifact(id: string, stage: string): Promise<string | null>;
+  /** Workers that serve the queues now, in this process or others. */
+  workers(): Promise<WorkerReport[]>;
+  /** Asks a worker to hand back its stages and end. Throws `worker_not_found` and `worker_state`. */
+  drainWorker(id: string): Promise<WorkerReport>;
+  /** How many stages of each queue are in each of BullMQ's states. */
+  queueCounts(): Promise<Record<QueueName, Record<string, number>>>;
+  /** Finds or starts Redis and waits for its answer. Throws `redis_missing` and `redis_unavailable`. */
+  reachRedis(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -94,24 +116,29 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
 
   return {
     home: home.root,
-    async submit(recipe, { name } = {}) {
-      const submission = await describeSubmission(home, recipe, name, options.stagesModule);
+    async submit(recipe, { name, id = newJobId() } = {}) {
+      const submission = await describeSubmission(home, recipe, { id, name, stagesModule: options.stagesModule });
       const { redis, flow } = await connected();
-      createJob(home, submission);
+      const isNew = createJob(home, submission);
+      // Whoever made it has queued it too, unless it died in between.
+      if (!isNew && readJob(home, id).status !== 'validating') return id;
       try {
         await reachRedis(() => flow.add(submission));
       } catch (error) {
-        deleteJob(home, submission.id);
+        if (isNew) deleteJob(home, id);
         throw error;
       }
-      publishEvent(home, redis, submission.id, { type: 'job', status: 'queued' });
-      return submission.id;
+      publishEvent(home, redis, id, { type: 'job', status: 'queued' });
+      return id;
     },
     async get(id) {
       return readJob(home, id);
     },
     async list() {
-      return jobIds(home).map((id) => readJob(home, id));
+      return jobIds(home).flatMap((id) => readUnlessGone(home, id));
+    },
+    async ids() {
+      return jobIds(home);
     },
     async cancel(id, { reason } = {}) {
       const { status } = readJob(home, id);
@@ -122,7 +149,20 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
         });
       }
       const { redis, flow } = await connected();
-      await cancelJob(home, redis, flow, id, reason ?? 'cancelled by the user');
+      await stopJob({ home, redis, flow }, id, { kind: 'cancel', reason: reason ?? 'cancelled by the user' });
+      return readJob(home, id);
+    },
+    async pause(id, { reason } = {}) {
+      const { status } = readJob(home, id);
+      if (status === 'paused' || status === 'pausing') return readJob(home, id);
+      if (isOver(status) || status === 'cancelling') {
+        throw moltError('job_state', {
+          message: `job ${id} ${isOver(status) ? 'is over: it has' : 'is'} ${status}`,
+          hint: 'There is nothing to pause.',
+        });
+      }
+      const { redis, flow } = await connected();
+      await stopJob({ home, redis, flow }, id, { kind: 'pause', reason: reason ?? 'paused by the user' });
       return readJob(home, id);
     },
     async resume(id) {
@@ -131,8 +171,12 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
         throw moltError('job_state', { message: `job ${id} has succeeded`, hint: 'There is nothing to resume.' });
       }
       const { redis, flow } = await connected();
-      await resumeJob(home, redis, flow, id);
+      await resumeJob({ home, redis, flow }, id);
       return readJob(home, id);
+    },
+    async delete(id, { artifacts = false } = {}) {
+      const { redis, flow } = await connected();
+      return deleteFinishedJob({ home, redis, flow, store }, id, { artifacts });
     },
     follow: (id, followOptions) => followFromClient(home, id, followOptions ?? {}),
     async logs(id, { stage, tail } = {}) {
@@ -148,6 +192,25 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
     async artifact(id, stage) {
       const key = readSubmission(home, id).stages.find(({ name }) => name === stage)?.key;
       return key !== undefined && store.has(key) ? store.path(key) : null;
+    },
+    async workers() {
+      const { redis } = await connected();
+      return reachRedis(() => listWorkers(home, redis));
+    },
+    async drainWorker(id) {
+      const { redis } = await connected();
+      return reachRedis(() => askToDrain(home, redis, id));
+    },
+    async queueCounts() {
+      const { flow } = await connected();
+      const [cpu, gpu] = await reachRedis(() =>
+        Promise.all([flow.queues.cpu.getJobCounts(), flow.queues.gpu.getJobCounts()]),
+      );
+      return { cpu, gpu };
+    },
+    async reachRedis() {
+      const { redis } = await connected();
+      await reachRedis(() => redis.ping());
     },
     async close() {
       const open = await connections?.catch(() => undefined);
@@ -168,13 +231,16 @@ async function connect(home: Home, { startRedis = true, onNotice }: ClientOption
 async function describeSubmission(
   home: Home,
   recipe: Recipe,
-  name: string | undefined,
-  stagesModule: string | undefined,
+  {
+    id,
+    name,
+    stagesModule,
+  }: { readonly id: string; readonly name: string | undefined; readonly stagesModule: string | undefined },
 ): Promise<JobSubmission> {
   const stages = await loadStages(stagesModule);
   const keys = artifactKeys(stages, recipe, await contentFingerprint(recipe, home.cache));
   return {
-    id: newJobId(),
+    id,
     name: name ?? null,
     createdAt: new Date().toISOString(),
     recipe,
@@ -186,45 +252,6 @@ async function describeSubmission(
       key: keys.get(stage.name)!,
     })),
   };
-}
-
-/**
- * The wish is put on record first, on disk and in Redis, so that it outlives everyone. If no worker holds a stage the
- * job is taken out of the queue and is cancelled here and now; otherwise its worker sees the wish within a moment.
- */
-async function cancelJob(home: Home, redis: Redis, flow: Flow, id: string, reason: string): Promise<void> {
-  publishEvent(home, redis, id, { type: 'job', status: 'cancelling', reason });
-  await reachRedis(() => redis.set(cancelKey(home, id), reason));
-  await reachRedis(() => releaseDeadHolders({ home, redis, liveRedis: redis, flow }));
-  const removed = await reachRedis(() => flow.remove(readSubmission(home, id)));
-  if (removed && !isOver(readJob(home, id).status)) {
-    publishEvent(home, redis, id, { type: 'job', status: 'cancelled', reason });
-  }
-}
-
-async function resumeJob(home: Home, redis: Redis, flow: Flow, id: string): Promise<void> {
-  const submission = readSubmission(home, id);
-  const { status } = readJob(home, id);
-  const goesOn = !isOver(status) && status !== 'cancelling' && (await reachRedis(() => flow.has(submission)));
-  if (goesOn) return;
-  await reachRedis(() => redis.del(cancelKey(home, id)));
-  await reachRedis(() => releaseDeadHolders({ home, redis, liveRedis: redis, flow }));
-  await removeWhenStopped(flow, submission);
-  // The event first: a worker that takes the first stage a moment later must not find the job over.
-  publishEvent(home, redis, id, { type: 'job', status: 'queued' });
-  await reachRedis(() => flow.add(submission));
-}
-
-/** A job that was just cancelled or has just failed is let go by its worker within a moment. */
-async function removeWhenStopped(flow: Flow, submission: JobSubmission): Promise<void> {
-  for (let attempt = 0; attempt < 30; attempt++) {
-    if (await reachRedis(() => flow.remove(submission))) return;
-    await sleep(100);
-  }
-  throw moltError('job_state', {
-    message: `a worker still holds a stage of job ${submission.id}`,
-    hint: 'Try again in a moment.',
-  });
 }
 
 /** How often a follower looks for a Redis that was not there when it began. */
@@ -264,19 +291,13 @@ async function* followFromClient(
   }
 }
 
-/** How a Redis that is there says that it takes no writes now: no memory, no disk, still loading, a replica. */
-const refusals = /Connection is closed|^(OOM|EXECABORT|MISCONF|LOADING|READONLY)\b/;
-
-/** Gives an outage its name. Commands have waited for a restart by the time they fail. */
-async function reachRedis<T>(command: () => Promise<T>): Promise<T> {
+/** Nothing for a job that was deleted since it was listed. */
+function readUnlessGone(home: Home, id: string): JobRecord[] {
   try {
-    return await command();
+    return [readJob(home, id)];
   } catch (error) {
-    if (error instanceof MoltError) throw error;
-    const { name, message, code } = error as Error & { code?: string };
-    const isOutage = name === 'MaxRetriesPerRequestError' || code !== undefined || refusals.test(message);
-    if (!isOutage) throw error;
-    throw moltError('redis_unavailable', { message: `Redis does not take commands: ${message}`, cause: error });
+    if (error instanceof MoltError && error.code === 'job_not_found') return [];
+    throw error;
   }
 }
 

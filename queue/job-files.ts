@@ -22,8 +22,8 @@ import { join } from 'node:path';
 import { type Home, jobDirectory, jobNotFound } from './home.ts';
 import { foldJob, isJobId, type JobEvent, type JobEventBody, type JobRecord, type JobSubmission } from './jobs.ts';
 
-/** Writes a new job's directory. It appears whole, so nobody lists half a job. */
-export function createJob(home: Home, submission: JobSubmission): void {
+/** Writes a new job's directory. It appears whole, so nobody lists half a job. False if there is such a job already. */
+export function createJob(home: Home, submission: JobSubmission): boolean {
   const directory = jobDirectory(home, submission.id);
   const draft = join(home.jobs, `.${submission.id}.${randomBytes(4).toString('hex')}`);
   mkdirSync(draft);
@@ -34,12 +34,21 @@ export function createJob(home: Home, submission: JobSubmission): void {
   } finally {
     closeSync(file);
   }
-  renameSync(draft, directory);
+  try {
+    renameSync(draft, directory);
+    return true;
+  } catch (error) {
+    rmSync(draft, { recursive: true, force: true });
+    if (['ENOTEMPTY', 'EEXIST'].includes((error as NodeJS.ErrnoException).code ?? '')) return false;
+    throw error;
+  }
 }
 
-/** For a submission that could not be queued. */
+/** Removes all files of a job. It disappears whole, as it came. */
 export function deleteJob(home: Home, id: string): void {
-  rmSync(jobDirectory(home, id), { recursive: true, force: true });
+  const gone = join(home.jobs, `.${id}.${randomBytes(4).toString('hex')}`);
+  renameSync(jobDirectory(home, id), gone);
+  rmSync(gone, { recursive: true, force: true });
 }
 
 /** Throws `job_not_found`. */

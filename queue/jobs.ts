@@ -9,23 +9,40 @@ import type { Recipe } from '../configs/recipe.ts';
 import type { ErrorJson } from '../errors.ts';
 import type { StageName, StageSummary } from '../pipeline/stage.ts';
 
-/** After the bar the job is over: nothing but `resume` changes it again. */
-export type JobStatus =
-  | 'validating'
-  | 'queued'
-  | 'running'
-  | 'recovering'
-  | 'cancelling'
-  // over:
-  | 'succeeded'
-  | 'failed'
-  | 'cancelled';
+/**
+ * `pausing` and `cancelling`: somebody asked, a worker still holds a stage. `paused`: it waits for `resume`. After the
+ * last three the job is over: nothing but `resume` changes it again.
+ */
+export const jobStatuses = [
+  'validating',
+  'queued',
+  'running',
+  'recovering',
+  'pausing',
+  'paused',
+  'cancelling',
+  'succeeded',
+  'failed',
+  'cancelled',
+] as const;
+export type JobStatus = (typeof jobStatuses)[number];
 
 /**
  * `recovering`: an attempt ended without a result (its process or worker died, or it was drained) and another one will
- * follow. `reused`: the artifact was already in the store. `succeeded` and `reused` both have an artifact.
+ * follow. `paused`: it had begun when the job was paused. `reused`: the artifact was already in the store. `succeeded`
+ * and `reused` both have an artifact.
  */
-export type StageStatus = 'waiting' | 'running' | 'recovering' | 'succeeded' | 'reused' | 'failed' | 'cancelled';
+export const stageStatuses = [
+  'waiting',
+  'running',
+  'recovering',
+  'paused',
+  'succeeded',
+  'reused',
+  'failed',
+  'cancelled',
+] as const;
+export type StageStatus = (typeof stageStatuses)[number];
 
 export interface StageRecord {
   readonly name: StageName;
@@ -37,7 +54,7 @@ export interface StageRecord {
   readonly key: string;
   readonly startedAt: string | null;
   readonly finishedAt: string | null;
-  /** Wall time from the start of its first attempt to its end (or to now while it runs). */
+  /** Wall time from the start of its first attempt to its end (or to now while it runs, or to the pause). */
   readonly seconds: number;
   /** 0…1. */
   readonly progress: number;
@@ -85,8 +102,12 @@ export interface SubmittedStage {
 
 /** One line of `events.jsonl` (all but `metric`), or a live metric row. */
 export type JobEventBody =
-  /** `queued`: submitted or resumed. `cancelling`: somebody asked; `cancelled`: nothing of it runs any more. */
-  | { readonly type: 'job'; readonly status: 'queued' | 'cancelling' | 'cancelled'; readonly reason?: string }
+  /** `queued`: submitted or resumed. `cancelling`, `pausing`: somebody asked; `cancelled`, `paused`: nothing of it runs. */
+  | {
+      readonly type: 'job';
+      readonly status: 'queued' | 'cancelling' | 'cancelled' | 'pausing' | 'paused';
+      readonly reason?: string;
+    }
   | {
       readonly type: 'stage';
       readonly stage: StageName;
@@ -138,6 +159,7 @@ export function isJobId(text: string): boolean {
 }
 
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+type Wish = (JobEvent & { type: 'job' })['status'];
 
 /** The record after `events`, which are in file order. `now` (ms) is what the clock of a running stage is read against. */
 export function foldJob(submission: JobSubmission, events: Iterable<JobEvent>, now: number = Date.now()): JobRecord {
@@ -159,27 +181,18 @@ export function foldJob(submission: JobSubmission, events: Iterable<JobEvent>, n
     }),
   );
   const stageNamed = new Map(stages.map((stage) => [stage.name, stage]));
-  let queued = false;
-  let cancel: 'none' | 'asked' | 'done' = 'none';
+  /** What was last asked of the job as a whole; null before it was ever queued. */
+  let wish: Wish | null = null;
   let cancelReason: string | undefined;
   let lastTime: string | null = null;
 
   for (const event of events) {
     if (event.type === 'job') {
       lastTime = event.time;
-      if (event.status === 'queued') {
-        queued = true;
-        cancel = 'none';
-        for (const stage of stages) {
-          if (!hasArtifact(stage.status) && stage.status !== 'waiting') requeueStage(stage);
-        }
-      } else {
-        cancel = event.status === 'cancelled' ? 'done' : 'asked';
-        cancelReason = event.reason ?? cancelReason;
-        if (cancel === 'done') {
-          for (const stage of stages) if (!hasArtifact(stage.status)) stage.status = 'cancelled';
-        }
-      }
+      // A worker that was told to pause while somebody cancelled has let go all the same.
+      wish = wish === 'cancelling' && event.status === 'paused' ? 'cancelled' : event.status;
+      if (event.status === 'cancelling' || event.status === 'cancelled') cancelReason = event.reason ?? cancelReason;
+      for (const stage of stages) if (!hasArtifact(stage.status)) foldWish(stage, wish);
       continue;
     }
     const stage = stageNamed.get(event.stage);
@@ -195,10 +208,11 @@ export function foldJob(submission: JobSubmission, events: Iterable<JobEvent>, n
 
   for (const stage of stages) {
     if (stage.startedAt === null) continue;
-    const end = stage.finishedAt === null ? now : Date.parse(stage.finishedAt);
+    const stopped = stage.finishedAt ?? (stage.status === 'paused' ? lastTime : null);
+    const end = stopped === null ? now : Date.parse(stopped);
     stage.seconds = Math.max(0, end - Date.parse(stage.startedAt)) / 1000;
   }
-  const status = jobStatus(stages, queued, cancel);
+  const status = jobStatus(stages, wish);
   const started = stages.map((stage) => stage.startedAt).filter((time) => time !== null);
   const failed = stages.find((stage) => stage.status === 'failed');
   return {
@@ -219,8 +233,12 @@ export function foldJob(submission: JobSubmission, events: Iterable<JobEvent>, n
   };
 }
 
-/** A resumed job starts its unfinished stages afresh; the attempt count goes on, it is what happened. */
-function requeueStage(stage: Mutable<StageRecord>): void {
+/** What happens to a stage without an artifact when something is asked of the whole job. */
+function foldWish(stage: Mutable<StageRecord>, wish: Wish): void {
+  if (wish === 'cancelled') stage.status = 'cancelled';
+  if (wish === 'paused' && stage.status !== 'waiting' && stage.status !== 'failed') stage.status = 'paused';
+  if (wish !== 'queued' || stage.status === 'waiting') return;
+  // A resumed job starts its unfinished stages afresh; the attempt count goes on, it is what happened.
   stage.status = 'waiting';
   stage.finishedAt = null;
   stage.error = null;
@@ -242,12 +260,12 @@ function foldStage(stage: Mutable<StageRecord>, event: JobEvent & { type: 'stage
   stage.finishedAt = hasArtifact(event.status) || event.status === 'failed' ? event.time : null;
 }
 
-function jobStatus(stages: readonly StageRecord[], queued: boolean, cancel: 'none' | 'asked' | 'done'): JobStatus {
+function jobStatus(stages: readonly StageRecord[], wish: Wish | null): JobStatus {
   if (stages.every((stage) => hasArtifact(stage.status))) return 'succeeded';
-  if (cancel === 'done') return 'cancelled';
+  if (wish === 'cancelled') return 'cancelled';
   if (stages.some((stage) => stage.status === 'failed')) return 'failed';
-  if (cancel === 'asked') return 'cancelling';
+  if (wish === 'cancelling' || wish === 'pausing' || wish === 'paused') return wish;
   if (stages.some((stage) => stage.status === 'recovering')) return 'recovering';
   if (stages.some((stage) => stage.status === 'running' || hasArtifact(stage.status))) return 'running';
-  return queued ? 'queued' : 'validating';
+  return wish === null ? 'validating' : 'queued';
 }

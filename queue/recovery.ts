@@ -6,12 +6,12 @@
  */
 import type { Job } from 'bullmq';
 import type { Redis } from 'ioredis';
-import { moltError } from '../errors.ts';
+import { MoltError, moltError } from '../errors.ts';
 import { publishEvent } from './events.ts';
 import { type Flow, type QueueName, queueNames, type StageJobData, stageJobId } from './flow.ts';
 import type { Home } from './home.ts';
 import { jobIds, readJob, readSubmission } from './job-files.ts';
-import { isOver } from './jobs.ts';
+import { isOver, type JobStatus } from './jobs.ts';
 import { liveness } from './process-identity.ts';
 
 export interface RecoveryContext {
@@ -69,18 +69,31 @@ export function noteDeadWorker({ home, liveRedis }: RecoveryContext, { job, stag
  */
 export async function restoreLostFlows({ home, liveRedis, flow }: RecoveryContext): Promise<void> {
   for (const id of jobIds(home)) {
-    const { status } = readJob(home, id);
+    const status = statusUnlessGone(home, id);
+    if (status === null) continue;
     // A job that is being submitted is in Redis in a moment.
-    if (isOver(status) || status === 'validating') continue;
+    if (isOver(status) || status === 'paused' || status === 'validating') continue;
     const submission = readSubmission(home, id);
     if (await flow.has(submission)) {
-      if (status !== 'cancelling') await flow.retryFailed(submission);
+      if (status !== 'cancelling' && status !== 'pausing') await flow.retryFailed(submission);
       continue;
     }
-    // Between the two looks it may have ended, and so left Redis.
-    if (isOver(readJob(home, id).status)) continue;
-    if (status === 'cancelling') publishEvent(home, liveRedis, id, { type: 'job', status: 'cancelled' });
+    // Between the two looks it may have ended or been paused, and so left Redis.
+    const now = statusUnlessGone(home, id);
+    if (now === null || isOver(now) || now === 'paused') continue;
+    if (now === 'cancelling') publishEvent(home, liveRedis, id, { type: 'job', status: 'cancelled' });
+    else if (now === 'pausing') publishEvent(home, liveRedis, id, { type: 'job', status: 'paused' });
     else await flow.add(submission);
+  }
+}
+
+/** Null for a job that was deleted since it was listed. */
+function statusUnlessGone(home: Home, id: string): JobStatus | null {
+  try {
+    return readJob(home, id).status;
+  } catch (error) {
+    if (error instanceof MoltError && error.code === 'job_not_found') return null;
+    throw error;
   }
 }
 

@@ -11,13 +11,13 @@ import type { Redis } from 'ioredis';
 import type { Store } from '../checkpoints/store.ts';
 import { MoltError, moltError } from '../errors.ts';
 import type { StageName } from '../pipeline/stage.ts';
-import { cancelPollMs, cancelReason } from '../queue/cancellation.ts';
 import { publishEvent } from '../queue/events.ts';
 import { lease, type StageJobData } from '../queue/flow.ts';
 import type { Home } from '../queue/home.ts';
 import { appendLog, metricsFile, readEvents, readJob, readSubmission } from '../queue/job-files.ts';
 import { hasArtifact, isOver, type JobEventBody, type SubmittedStage } from '../queue/jobs.ts';
 import { processIdentity } from '../queue/process-identity.ts';
+import { type StopWish, stopPollMs, stopWish } from '../queue/stop-wish.ts';
 import type { Device } from './devices.ts';
 import { type KeyLease, tryKeyLease } from './key-lease.ts';
 import type { StageMessage } from './messages.ts';
@@ -40,11 +40,11 @@ export interface RunnerContext {
 }
 
 /** Why a worker stops an attempt before its end. */
-export type StopCause = 'cancelled' | 'drained' | 'lease lost';
+export type StopCause = 'cancelled' | 'paused' | 'drained' | 'lease lost';
 
 /** A cancelled attempt's checkpoint is of little use; a second is enough to close files. */
 const cancelGraceMs = 1000;
-/** A drained one has a checkpoint to write, of up to some GB. */
+/** A drained or paused one has a checkpoint to write, of up to some GB. */
 const drainGraceMs = 30_000;
 /** How often a stage that waits for another job's attempt at the same artifact looks again. */
 const contentionPollMs = 200;
@@ -53,6 +53,8 @@ const handBackTimeoutMs = 5000;
 
 /** What a device is busy with. */
 export interface StageRun {
+  readonly job: string;
+  readonly stage: StageName;
   stop(cause: StopCause): void;
   /**
    * Settles as a BullMQ processor must: resolves when the stage has its artifact, throws `UnrecoverableError` when it
@@ -64,7 +66,7 @@ export interface StageRun {
 /** Takes up a stage that BullMQ has handed to this worker. */
 export function runStageJob(context: RunnerContext, job: Job<StageJobData>, token: string): StageRun {
   const run = new Run(context, job, token);
-  return { finished: run.process(), stop: (cause) => run.stop(cause) };
+  return { ...job.data, finished: run.process(), stop: (cause) => run.stop(cause) };
 }
 
 /** Owns the attempt: its process, its timers and its lease on the artifact's key. */
@@ -76,7 +78,7 @@ class Run {
   readonly #stage: StageName;
   #process: StageProcess | undefined;
   #stopCause: StopCause | undefined;
-  #cancelReason = 'cancelled';
+  #wish: StopWish = { kind: 'cancel', reason: 'cancelled' };
   /** Number of the stage's latest attempt, which is ours if we have started one. */
   #attempt = 0;
   #hasStarted = false;
@@ -90,10 +92,11 @@ class Run {
     this.#stage = job.data.stage;
   }
 
-  /** The first cause wins, but a lost lease ends even an attempt that is being stopped gently. */
+  /** The first cause wins, but a lost lease and a cancellation end even an attempt that is being stopped gently. */
   stop(cause: StopCause): void {
-    if (this.#stopCause === undefined || cause === 'lease lost') this.#stopCause = cause;
-    const grace = { cancelled: cancelGraceMs, drained: drainGraceMs, 'lease lost': 0 }[cause];
+    const isUrgent = cause === 'lease lost' || (cause === 'cancelled' && this.#stopCause !== 'lease lost');
+    if (this.#stopCause === undefined || isUrgent) this.#stopCause = cause;
+    const grace = { cancelled: cancelGraceMs, paused: drainGraceMs, drained: drainGraceMs, 'lease lost': 0 }[cause];
     this.#process?.stop(grace);
   }
 
@@ -101,11 +104,12 @@ class Run {
     const { home } = this.#context;
     const record = readJob(home, this.#job);
     // Left over in Redis from before the job ended.
-    if (isOver(record.status)) return;
+    if (isOver(record.status) || record.status === 'paused') return;
     if (record.status === 'cancelling') this.stop('cancelled');
-    const watch = setInterval(() => void this.#lookForCancellation(), cancelPollMs);
+    if (record.status === 'pausing') this.stop('paused');
+    const watch = setInterval(() => void this.#lookForWish(), stopPollMs);
     try {
-      await this.#lookForCancellation();
+      await this.#lookForWish();
       await this.#obtainArtifact(submittedStage(home, this.#job, this.#stage));
     } catch (error) {
       throw await this.#answerFor(error);
@@ -114,12 +118,12 @@ class Run {
     }
   }
 
-  async #lookForCancellation(): Promise<void> {
+  async #lookForWish(): Promise<void> {
     try {
-      const reason = await cancelReason(this.#context.home, this.#context.liveRedis, this.#job);
-      if (reason === null || this.#stopCause === 'cancelled') return;
-      this.#cancelReason = reason;
-      this.stop('cancelled');
+      const wish = await stopWish(this.#context.home, this.#context.liveRedis, this.#job);
+      if (wish === null || this.#stopCause === 'cancelled') return;
+      this.#wish = wish;
+      this.stop(wish.kind === 'cancel' ? 'cancelled' : 'paused');
     } catch {
       // Without Redis there is nobody to ask; the wish is still there afterwards.
     }
@@ -256,9 +260,10 @@ class Run {
   /** Puts on record how the attempt ended, and says it to BullMQ in the errors it understands. */
   async #answerFor(error: unknown): Promise<Error> {
     if (error instanceof Stopped) {
-      if (error.cause === 'cancelled') {
-        this.#publish({ type: 'job', status: 'cancelled', reason: this.#cancelReason });
-        return new UnrecoverableError(this.#cancelReason);
+      if (error.cause === 'cancelled' || error.cause === 'paused') {
+        this.#publish({ type: 'job', status: error.cause, reason: this.#wish.reason });
+        // What is left of the job in Redis is removed when it is resumed.
+        return new UnrecoverableError(this.#wish.reason);
       }
       if (error.cause === 'drained') return this.#handBack();
       this.#context.onNotice(`${this.#stage} of ${this.#job}: another worker has taken over.`);

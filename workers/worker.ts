@@ -3,6 +3,7 @@
  * The process itself computes nothing, so its event loop is free to renew leases and to hear of cancellations whatever
  * a stage is doing in its own process.
  */
+import { freemem, totalmem } from 'node:os';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Worker } from 'bullmq';
 import { openStore } from '../checkpoints/store.ts';
@@ -20,6 +21,14 @@ import {
   stageOfJobId,
 } from '../queue/recovery.ts';
 import { connectTo, leaseRedis, type RedisLease } from '../queue/redis.ts';
+import {
+  type DeviceReport,
+  reportEveryMs,
+  reportWorker,
+  unregisterWorker,
+  type WorkerReport,
+  workerId,
+} from '../queue/worker-registry.ts';
 import { type Device, listDevices } from './devices.ts';
 import { type RunnerContext, runStageJob, type StageRun } from './stage-runner.ts';
 
@@ -32,9 +41,13 @@ export interface WorkerOptions {
   readonly stagesModule?: string;
   /** Gets one line a person may want to know. */
   readonly onNotice?: (line: string) => void;
+  /** Called once when somebody asks through the queue that this worker drain. Without it nobody can ask. */
+  readonly onDrainRequest?: () => void;
 }
 
 export interface RunningWorker {
+  /** As the API lists it. */
+  readonly id: string;
   /** Where its Redis is, for people. */
   readonly redis: string;
   readonly devices: readonly Device[];
@@ -69,21 +82,25 @@ export async function startWorker(options: WorkerOptions = {}): Promise<RunningW
   const slots = devices.map((device) =>
     openSlot(redisLease, context, {
       ...{ home, store, device, redis, liveRedis, stagesModule, onNotice },
-      workerName: `${processIdentity().replace(/\+\d*/, '').split(':').slice(0, 2).join(':')}/${device.name}`,
+      workerName: `${shownName(processIdentity())}/${device.name}`,
     }),
   );
   const recovery = startRecovery(context);
+  const reports = startReporting(context, slots, options.onDrainRequest);
 
   let drained: Promise<void> | undefined;
   const drain = async () => {
+    reports.drain();
     await recovery.stop();
     await Promise.all(slots.map((slot) => slot.drain()));
+    await withTimeout(reports.stop());
     await withTimeout(flow.close());
     redis.disconnect();
     liveRedis.disconnect();
     await redisLease.release();
   };
   return {
+    id: reports.id,
     redis: redisLease.place,
     devices,
     drain: () => {
@@ -94,6 +111,7 @@ export async function startWorker(options: WorkerOptions = {}): Promise<RunningW
 }
 
 interface Slot {
+  report(): DeviceReport;
   drain(): Promise<void>;
 }
 
@@ -132,6 +150,10 @@ function openSlot(redisLease: RedisLease, recovery: RecoveryContext, context: Ru
   });
 
   return {
+    report() {
+      const [run] = running.values();
+      return { name: device.name, queue: device.queue, job: run?.job ?? null, stage: run?.stage ?? null };
+    },
     async drain() {
       await worker.pause(true);
       const runs = [...running.values()];
@@ -168,6 +190,50 @@ function startRecovery(context: RecoveryContext): { stop(): Promise<void> } {
       await withTimeout(current);
     },
   };
+}
+
+/** Tells the queue every second that this worker is there and what it does. */
+function startReporting({ home, liveRedis }: RecoveryContext, slots: readonly Slot[], onDrainRequest?: () => void) {
+  const identity = processIdentity();
+  const id = workerId(identity);
+  const startedAt = new Date().toISOString();
+  let state: WorkerReport['state'] = 'active';
+  const report = async () => {
+    const isAsked = await reportWorker(home, liveRedis, {
+      id,
+      name: shownName(identity),
+      startedAt,
+      reportedAt: new Date().toISOString(),
+      state,
+      drainable: onDrainRequest !== undefined,
+      devices: slots.map((slot) => slot.report()),
+      memory: { resident: process.memoryUsage.rss(), free: freemem(), total: totalmem() },
+    });
+    if (!isAsked || state === 'draining') return;
+    state = 'draining';
+    onDrainRequest?.();
+  };
+  // Without Redis nobody can be told.
+  let current: Promise<void> = report().catch(() => {});
+  const timer = setInterval(() => {
+    current = report().catch(() => {});
+  }, reportEveryMs);
+  return {
+    id,
+    drain() {
+      state = 'draining';
+    },
+    async stop() {
+      clearInterval(timer);
+      await current;
+      await unregisterWorker(home, liveRedis, id);
+    },
+  };
+}
+
+/** `host:pid`, for people: without the namespace and the start time that make an identity unique. */
+function shownName(identity: string): string {
+  return identity.replace(/\+\d*/, '').split(':').slice(0, 2).join(':');
 }
 
 function ready(redis: RunnerContext['liveRedis']): Promise<void> {

@@ -67,6 +67,19 @@ export const errorKinds = {
   checkpoint_not_found: missing,
   worker_not_found: missing,
   worker_state: input,
+  // the server
+  request_invalid: input,
+  path_not_allowed: input,
+  unauthorized: input,
+  forbidden: input,
+  route_not_found: missing,
+  method_not_allowed: input,
+  idempotency_conflict: input,
+  payload_too_large: input,
+  media_type_unsupported: input,
+  range_not_satisfiable: input,
+  /** A bug; the server's own log has the rest. */
+  internal: failure,
 } as const satisfies Record<string, ErrorKind>;
 
 export type ErrorCode = keyof typeof errorKinds;

@@ -7,10 +7,10 @@
  * Exit status: 0 done, 1 the job failed, 2 wrong input or usage, 3 the environment lacks something, 4 not found,
  * 130 interrupted.
  */
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
 import { MoltError, moltError } from '../errors.ts';
 import { exitWhenReaderLeaves, molt, reportError } from './output.ts';
+import { readVersion } from './version.ts';
 
 interface Verb {
   readonly summary: string;
@@ -21,6 +21,7 @@ interface Verb {
 const verbs: Readonly<Record<string, Verb>> = {
   run: { summary: 'run a recipe here: Redis, worker and live view in one command', load: () => import('./run.ts') },
   submit: { summary: 'queue a recipe and print the id of the job', load: () => import('./submit.ts') },
+  serve: { summary: 'the HTTP API: submit, watch and steer jobs, download models', load: () => import('./serve.ts') },
   worker: { summary: 'run queued stages until stopped', load: () => import('./worker.ts') },
   ps: { summary: 'list jobs, newest first', load: () => import('./ps.ts') },
   status: { summary: 'show one job: stages, attempts, result', load: () => import('./status.ts') },
@@ -108,9 +109,4 @@ function asUsageError(error: unknown): unknown {
     .trim()
     .replace(/^\(|\)$/g, '');
   return moltError('usage', { message, ...(hint !== '' && { hint }) });
-}
-
-function readVersion(): string {
-  const packageFile = new URL('../package.json', import.meta.url);
-  return (JSON.parse(readFileSync(packageFile, 'utf8')) as { version: string }).version;
 }

@@ -5,7 +5,7 @@
 import { type Command, Option } from 'commander';
 import { type QueueName, queueNames } from '../queue/flow.ts';
 import { startWorker } from '../workers/worker.ts';
-import { interruption } from './interrupt.ts';
+import { aborted, interruption } from './interrupt.ts';
 import { keepGoingWhenReaderLeaves, say } from './output.ts';
 
 export function define(command: Command): void {
@@ -27,11 +27,4 @@ async function work({ queues }: { readonly queues: QueueName[] }): Promise<void>
     await worker.drain();
     interrupt.close();
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }

@@ -6,13 +6,13 @@ import { readdirSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { basename, dirname, extname, isAbsolute, join, relative, resolve } from 'node:path';
 import { moltError } from '../errors.ts';
 import { closest, type Problem, show } from './problems.ts';
-import { isSourceMap, parseSource, plainValue, type SourceMap, type SourceNode } from './source.ts';
+import { isSourceMap, parseSource, plainValue, type SourceEntry, type SourceMap, type SourceNode } from './source.ts';
 
 /** Holds the defaults only: it names no teacher and no text, so it cannot be run by itself. */
 export const baseName = 'base';
 
 /** A recipe is a page of text; anything larger is some other file. */
-const maxRecipeBytes = 1 << 20;
+export const maxRecipeBytes = 1 << 20;
 
 export interface RecipeFile {
   readonly path: string;
@@ -84,39 +84,90 @@ export function readChain(first: RecipeFile, cwd: string, problems: Problem[]): 
       return null;
     }
     visited.set(identity, file.label);
-    const parsed = parseFile(file, problems);
-    if (parsed === null) return null;
-    const content = new Map(parsed.content);
-    const parent = content.get('extends')?.node;
-    content.delete('extends');
+    const link = readLink(readText(file), file, problems);
+    if (link === null) return null;
     // A recipe is called after its own file unless it says otherwise, never after the one it extends.
-    if (chain.length > 0) content.delete('name');
-    chain.unshift({ ...parsed.root, content });
-    if (parent === undefined) return chain;
-    if (typeof parent.content !== 'string' || parent.content === '') {
-      const message = `found ${show(plainValue(parent))}, expected the path of a recipe or the name of a bundled one`;
-      problems.push({ place: parent.place, field: 'extends', message });
-      return null;
-    }
-    file = locateRecipe(parent.content, { directory: dirname(file.path), cwd, mentioned: parent.place });
+    if (chain.length > 0) link.node.content.delete('name');
+    chain.unshift(link.node);
+    if (link.parent === null) return chain;
+    const { name, place } = link.parent;
+    file = locateRecipe(name, { directory: dirname(file.path), cwd, mentioned: place });
   }
   return chain;
 }
 
-function parseFile(
-  { path, label }: RecipeFile,
+/**
+ * As `readChain`, for a recipe that comes as text from somebody who must not choose which files are read: it may extend
+ * recipes that come with Molt, by name, and nothing else.
+ */
+export function readForeignChain(
+  text: string,
+  { label, directory }: { readonly label: string; readonly directory: string },
   problems: Problem[],
-): { readonly root: SourceNode; readonly content: SourceMap } | null {
+): ForeignChain | null {
+  const link = readLink(text, { path: join(directory, label), label }, problems);
+  if (link === null) return null;
+  if (link.parent === null) return { nodes: [link.node], parent: null };
+  const { place } = link.parent;
+  const name = link.parent.name.replace(/\.yaml$/, '');
+  const names = bundledNames();
+  if (!names.includes(name)) {
+    const guess = closest(name, names);
+    const message = `found ${show(name)}, expected the name of a recipe that comes with Molt`;
+    const advice = guess === undefined ? `: ${names.join(', ')}` : `; did you mean ${guess}?`;
+    problems.push({ place, field: 'extends', message: message + advice });
+    return null;
+  }
+  const parents = readChain({ path: bundledPath(name), label: `${name}.yaml` }, dirname(bundledPath(name)), problems);
+  return parents && { nodes: [...parents, link.node], parent: name };
+}
+
+export interface ForeignChain {
+  readonly nodes: readonly SourceNode[];
+  /** The recipe that it extends. */
+  readonly parent: string | null;
+}
+
+interface Link {
+  /** The recipe's own fields, without `extends`. */
+  readonly node: SourceNode & { readonly content: Map<string, SourceEntry> };
+  readonly parent: { readonly name: string; readonly place: string } | null;
+}
+
+/** Reads one recipe of a chain. Null if something is wrong, which is then in `problems`. */
+function readLink(text: string, file: RecipeFile, problems: Problem[]): Link | null {
+  const parsed = parseText(text, file, problems);
+  if (parsed === null) return null;
+  const content = new Map(parsed.content);
+  const parent = content.get('extends')?.node;
+  content.delete('extends');
+  const node = { ...parsed.root, content };
+  if (parent === undefined) return { node, parent: null };
+  if (typeof parent.content !== 'string' || parent.content === '') {
+    const message = `found ${show(plainValue(parent))}, expected the path of a recipe or the name of a bundled one`;
+    problems.push({ place: parent.place, field: 'extends', message });
+    return null;
+  }
+  return { node, parent: { name: parent.content, place: parent.place } };
+}
+
+function readText({ path, label }: RecipeFile): string {
   if (statSync(path).size > maxRecipeBytes) {
     throw moltError('recipe_invalid', { file: label, message: 'is larger than 1 MiB, so it is not a recipe' });
   }
-  let text: string;
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
+    return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path));
   } catch (cause) {
     if (!(cause instanceof TypeError)) throw cause;
     throw moltError('recipe_invalid', { file: label, message: 'is not UTF-8 text', cause });
   }
+}
+
+function parseText(
+  text: string,
+  { path, label }: RecipeFile,
+  problems: Problem[],
+): { readonly root: SourceNode; readonly content: SourceMap } | null {
   const place = (line: number, column: number): string => `${label}:${line}:${column}`;
   const root = parseSource({ text, directory: dirname(path), place }, problems);
   if (root === null) return null;

@@ -12,7 +12,7 @@ import { homedir } from 'node:os';
 import { basename, extname, isAbsolute, join, resolve } from 'node:path';
 import { parseAssignment } from './assignment.ts';
 import { checkSource } from './check.ts';
-import { baseName, bundledNames, bundledPath, locateRecipe, readChain } from './files.ts';
+import { baseName, bundledNames, bundledPath, locateRecipe, readChain, readForeignChain } from './files.ts';
 import { type Problem, problemsError } from './problems.ts';
 import { type ResolvedRecipe, recipeSchema } from './schema.ts';
 import { branch, findNode, mergeSources, type SourceNode } from './source.ts';
@@ -47,6 +47,27 @@ export function loadRecipe(pathOrName: string, options: RecipeOptions = {}): Rec
   });
   const source = [...chain, ...assigned.filter((node) => node !== null)].reduce(mergeSources, name);
   return withAbsolutePaths(checkSource(source, file.label), source);
+}
+
+export interface ForeignRecipe {
+  /** How errors name the text. */
+  readonly label: string;
+  /** Directory that its relative paths start from. */
+  readonly directory: string;
+}
+
+/**
+ * A recipe that comes as text from somebody who must not choose which files are read here: it may extend only recipes
+ * that come with Molt, by name, and is called after that one unless it says otherwise. Where its
+ * paths lead is for the caller to judge. Throws `recipe_invalid` with every problem listed.
+ */
+export function recipeFromText(text: string, { label, directory }: ForeignRecipe): Recipe {
+  const problems: Problem[] = [];
+  const chain = readForeignChain(text, { label, directory }, problems);
+  if (chain === null || problems.length > 0) throw problemsError(label, problems);
+  const name = branch(['name'], { place: label, directory, content: chain.parent ?? 'job' });
+  const source = [name, ...chain.nodes].reduce(mergeSources);
+  return withAbsolutePaths(checkSource(source, label), source);
 }
 
 /** Checks a recipe that was resolved before and stored as JSON. Throws `recipe_invalid`. */

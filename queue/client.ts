@@ -15,9 +15,18 @@ import { type DeletionOptions, deleteFinishedJob } from './deletion.ts';
 import { followJob, publishEvent } from './events.ts';
 import { type Flow, openFlow, type QueueName } from './flow.ts';
 import { type Home, openHome } from './home.ts';
-import { createJob, deleteJob, jobIds, logFile, metricsFile, readJob, readSubmission } from './job-files.ts';
+import {
+  createJob,
+  deleteJob,
+  jobIds,
+  logFile,
+  metricsFile,
+  readEvents,
+  readJob,
+  readSubmission,
+} from './job-files.ts';
 import { isOver, type JobEvent, type JobRecord, type JobSubmission, newJobId } from './jobs.ts';
-import { reachRedis } from './outage.ts';
+import { reachRedis, withinPatience } from './outage.ts';
 import { connectTo, leaseRedis, type RedisLease } from './redis.ts';
 import { askToDrain, listWorkers, type WorkerReport } from './worker-registry.ts';
 
@@ -72,6 +81,8 @@ export interface Client {
    * aborts. Metric rows are live only.
    */
   follow(id: string, options?: { readonly after?: number; readonly signal?: AbortSignal }): AsyncIterable<JobEvent>;
+  /** The job's events so far. */
+  events(id: string): Promise<JobEvent[]>;
   /** Lines of log.txt: `TIME [stage] text`. `stage` filters, `tail` keeps the last n. */
   logs(id: string, options?: { readonly stage?: string; readonly tail?: number }): Promise<string[]>;
   /** Rows of metrics.jsonl. */
@@ -84,8 +95,8 @@ export interface Client {
   drainWorker(id: string): Promise<WorkerReport>;
   /** How many stages of each queue are in each of BullMQ's states. */
   queueCounts(): Promise<Record<QueueName, Record<string, number>>>;
-  /** Finds or starts Redis and waits for its answer. Throws `redis_missing` and `redis_unavailable`. */
-  reachRedis(): Promise<void>;
+  /** Finds or starts Redis and waits so long for its answer. Throws `redis_missing` and `redis_unavailable`. */
+  reachRedis(patienceMs: number): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -179,6 +190,10 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
       return deleteFinishedJob({ home, redis, flow, store }, id, { artifacts });
     },
     follow: (id, followOptions) => followFromClient(home, id, followOptions ?? {}),
+    async events(id) {
+      readSubmission(home, id);
+      return readEvents(home, id);
+    },
     async logs(id, { stage, tail } = {}) {
       readSubmission(home, id);
       const lines = linesOf(logFile(home, id));
@@ -208,9 +223,11 @@ export async function openClient(options: ClientOptions = {}): Promise<Client> {
       );
       return { cpu, gpu };
     },
-    async reachRedis() {
-      const { redis } = await connected();
-      await reachRedis(() => redis.ping());
+    async reachRedis(patienceMs) {
+      await withinPatience(patienceMs, async () => {
+        const { redis } = await connected();
+        await reachRedis(() => redis.ping());
+      });
     },
     async close() {
       const open = await connections?.catch(() => undefined);

@@ -16,3 +16,18 @@ export async function reachRedis<T>(command: () => Promise<T>): Promise<T> {
     throw moltError('redis_unavailable', { message: `Redis does not take commands: ${message}`, cause: error });
   }
 }
+
+/** The result of `ask` if it comes within `ms`. What was asked goes on all the same: ask only what changes nothing. */
+export async function withinPatience<T>(ms: number, ask: () => Promise<T>): Promise<T> {
+  let timer: NodeJS.Timeout | undefined;
+  const patience = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(moltError('redis_unavailable', { message: `Redis has not answered for ${ms / 1000} s` }));
+    }, ms);
+  });
+  try {
+    return await Promise.race([ask(), patience]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

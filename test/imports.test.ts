@@ -1,5 +1,5 @@
 /**
- * The direction of imports that the README's tree promises: cli → queue, workers → pipeline → models, checkpoints →
+ * The direction of imports that the README's tree promises: cli → server → queue, workers → pipeline → models, checkpoints →
  * kernels. It is what lets a stage be tested without Redis, a model without a stage and a kernel without a model.
  */
 import { readdirSync, readFileSync } from 'node:fs';
@@ -19,7 +19,8 @@ const allowed: Readonly<Record<string, readonly string[]>> = {
   queue: ['pipeline', 'checkpoints', 'configs'],
   workers: ['queue', 'pipeline', 'checkpoints', 'kernels', 'configs'],
   teacher: ['pipeline', 'models', 'checkpoints', 'kernels', 'configs'],
-  cli: ['queue', 'workers', 'pipeline', 'models', 'checkpoints', 'kernels', 'configs'],
+  server: ['queue', 'pipeline', 'checkpoints', 'configs'],
+  cli: ['server', 'queue', 'workers', 'pipeline', 'models', 'checkpoints', 'kernels', 'configs'],
 };
 
 interface Import {

@@ -26,6 +26,8 @@ export interface Output {
 export interface RunningCommand {
   readonly process: ChildProcess;
   readonly ended: Promise<Output>;
+  /** What it has written so far. */
+  output(): Pick<Output, 'stdout' | 'stderr'>;
   /** Waits until stderr matches; throws with what it said if it ends first. */
   says(pattern: RegExp): Promise<RegExpExecArray>;
 }
@@ -100,6 +102,7 @@ function follow(child: ChildProcess, args: readonly string[]): RunningCommand {
   return {
     process: child,
     ended,
+    output: () => ({ stdout, stderr }),
     async says(pattern) {
       await waitUntil(() => pattern.test(stderr) || child.exitCode !== null || child.signalCode !== null, {
         what: () => `molt ${args.join(' ')} to say ${pattern}; it said ${stderr}`,

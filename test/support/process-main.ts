@@ -1,22 +1,32 @@
 /**
- * A Molt process for tests to kill: `worker` serves the queues until SIGTERM, `run` does one job in itself, as `molt
- * worker` and `molt run` do. It is told what to do in one JSON argument and says where it is in JSON lines on stdout.
+ * A Molt process for tests to kill: `worker` serves the queues until SIGTERM, `serve` the API, `run` does one job in
+ * itself, as `molt worker`, `molt serve` and `molt run` do. It is told what to do in one JSON argument and says where it is in JSON lines on stdout.
  */
 import type { Recipe } from '../../configs/recipe.ts';
 import { describeError } from '../../errors.ts';
+import { readTokens } from '../../server/access.ts';
+import { openDataRoots } from '../../server/data-roots.ts';
+import type { Patience } from '../../server/event-stream.ts';
+import { startServer } from '../../server/serve.ts';
 import { runEmbedded } from '../../workers/embedded.ts';
 import { startWorker } from '../../workers/worker.ts';
 
 export interface ProcessTask {
-  readonly verb: 'worker' | 'run' | 'resume';
+  readonly verb: 'worker' | 'run' | 'resume' | 'serve';
   readonly home: string;
   readonly stagesModule: string;
   readonly recipe?: Recipe;
   readonly id?: string;
+  /** For `serve`; tokens come in MOLT_TOKENS. */
+  readonly dataRoot?: string;
+  readonly port?: number;
+  readonly patience?: Patience;
 }
 
 export type ProcessLine =
   | { readonly said: 'ready' }
+  | { readonly said: 'serving'; readonly url: string }
+  | { readonly said: 'bug'; readonly error: string }
   | { readonly said: 'job'; readonly id: string }
   | { readonly said: 'notice'; readonly line: string }
   | { readonly said: 'end'; readonly status: string };
@@ -50,6 +60,23 @@ async function main(): Promise<void> {
     clearInterval(keepAlive);
     await worker.drain();
     say({ said: 'end', status: 'drained' });
+    return;
+  }
+  if (task.verb === 'serve') {
+    const server = await startServer({
+      ...options,
+      host: '127.0.0.1',
+      port: task.port ?? 0,
+      tokens: readTokens(undefined),
+      dataRoots: openDataRoots([task.dataRoot!]),
+      version: '0.0.0',
+      ...(task.patience !== undefined && { patience: task.patience }),
+      onBug: (error) => say({ said: 'bug', error: describeError(error) }),
+    });
+    say({ said: 'serving', url: server.url });
+    await new Promise((resolve) => stop.signal.addEventListener('abort', resolve));
+    await server.close();
+    say({ said: 'end', status: 'closed' });
     return;
   }
   const work = task.verb === 'run' ? { recipe: task.recipe! } : { resume: task.id! };

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { type ClientRequest, type IncomingMessage, request } from 'node:http';
+import { setImmediate as immediate } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { openHome } from '../../queue/home.ts';
 import { appendEvent } from '../../queue/job-files.ts';
@@ -68,7 +69,7 @@ test('a client that comes back with its last id misses nothing and gets nothing 
 });
 
 test('a silent stream shows that it lives, and a client that does not read is cut off while the others go on', async () => {
-  const api = await serve({ patience: { heartbeatMs: 200, slowestReaderMs: 1000 } });
+  const api = await serve({ patience: { heartbeatMs: 200, slowestReaderMs: 2000 } });
   const queued = await api.submit({ seed: 9 });
   const quiet = await api.watch(queued);
   await waitUntil(() => quiet.comments.length >= 3);
@@ -83,6 +84,8 @@ test('a silent stream shows that it lives, and a client that does not read is cu
   const home = openHome(api.box.home);
   for (let i = 0; i < lines; i++) {
     appendEvent(home, id, { type: 'log', stage: 'prepare', line: `${i} ${'x'.repeat(1000)}` });
+    // The quick one reads in this very process.
+    if (i % 100 === 0) await immediate();
   }
   await waitUntil(async () => (await listeners()) === 1, { what: () => 'the slow one to be cut off' });
   await waitUntil(() => quick.events.length >= lines);

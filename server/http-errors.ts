@@ -25,6 +25,7 @@ export const httpStatus: Readonly<Record<ErrorCode, number>> = {
   tokenizer_invalid: 422,
   tokenizer_mismatch: 422,
   safetensors_corrupt: 422,
+  gguf_corrupt: 422,
   path_outside_directory: 422,
   path_not_allowed: 422,
   text_not_found: 422,

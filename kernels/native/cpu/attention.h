@@ -131,12 +131,18 @@ MOLT_INLINE Vec join(const Vec (&neighbours)[Step::kPerWord]) {
 // Heads are copied so many tokens at a time: even, for pairs.
 constexpr int64_t kStrip = 64;
 
+constexpr int64_t kLine = 64, kAhead = 8;
 // Tokens [t, t + tokens) of one head as floats: to[tokens, ld], scaled, turned to their positions if `rotation` is given.
 static inline void load_head(const Heads& from, int64_t b, int64_t head, int64_t t, int64_t tokens,
                              const Rotation& rotation, float scale, float* to, int64_t ld) {
   from.with(b, head, t, [&](auto* first) {
-    for (int64_t i = 0; i < tokens; i++)
+    for (int64_t i = 0; i < tokens; i++) {
+      // heads of neighbouring tokens lie too far apart for the processor to fetch them by itself
+      if (i + kAhead < tokens) {
+        for (int64_t j = 0; j < from.d; j += kLine / sizeof(*first)) __builtin_prefetch(first + (i + kAhead) * from.ld + j);
+      }
       rotate_token(from.d, first + i * from.ld, rotation, b * from.length + t + i, 1, scale, to + i * ld);
+    }
   });
 }
 

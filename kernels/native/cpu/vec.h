@@ -81,6 +81,14 @@ struct HalvesOf {
 
 template <class V>
 static inline V widen(typename HalvesOf<lanes_of<V>>::Half half) {
+#if defined(__AVX512F__)
+  // g++ widens the two halves of the vector one after the other
+  if constexpr (lanes_of<V> == 16) {
+    __m256i halves;
+    __builtin_memcpy(&halves, &half, sizeof halves);
+    return (V)((typename HalvesOf<16>::Bits)_mm512_maskz_cvtepu16_epi32(0xffff, halves) << 16);
+  }
+#endif
   using Bits = typename HalvesOf<lanes_of<V>>::Bits;
   const Bits bits = __builtin_convertvector(half, Bits) << 16;
   V v;

@@ -13,7 +13,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from '../kernels/backend.ts';
 import { startBackend } from '../kernels/backends.ts';
 import { type KernelAttributes, runKernelOutputs } from '../kernels/fused.ts';
-import { castStorage } from '../kernels/ops/storage.ts';
+import { castStorage, storageOf } from '../kernels/ops/storage.ts';
 
 interface Shapes {
   readonly name: string;
@@ -70,6 +70,10 @@ function benchesOf({ B, T, D, I, V, H, G, P, N }: Shapes): Bench[] {
   const k = random([B, T, G, P]);
   const lse = tf.tensor(new Float32Array(B * H * T).fill(6), [B, H, T]);
   const attention = { scale: P ** -0.5, window: 0 };
+  const joinedAttention = { heads: H, kvHeads: G, headDim: P, ...attention };
+  const qkv = random([B, T, (H + 2 * G) * P]);
+  const heads = random([B, T, H * P]);
+  const turned = { position, cos: random([T, P / 2]), sin: random([T, P / 2]), start };
   const scan = {
     x: random([B, T, H, P]),
     dt: tf.tensor(new Float32Array(R * H).fill(0.05), [B, T, H]),
@@ -150,6 +154,22 @@ function benchesOf({ B, T, D, I, V, H, G, P, N }: Shapes): Bench[] {
       attributes: attention,
       flops: 2.5 * attentionFlops,
     },
+    ...[qkv, castStorage(qkv, 'bf16')].flatMap((joined): Bench[] => [
+      {
+        kernel: 'SelfAttention',
+        detail: `${T}×${H}/${G}×${P} ${storageOf(joined)}`,
+        inputs: { qkv: joined, ...turned },
+        attributes: joinedAttention,
+        flops: attentionFlops,
+      },
+      {
+        kernel: 'SelfAttentionGrad',
+        detail: `${T}×${H}/${G}×${P} ${storageOf(joined)}`,
+        inputs: { do: heads, qkv: joined, o: heads, lse, ...turned },
+        attributes: joinedAttention,
+        flops: 2.5 * attentionFlops,
+      },
+    ]),
     { kernel: 'CausalConv', detail: `${T}×${C}`, inputs: conv, attributes: { s: 1 } },
     { kernel: 'CausalConvGrad', detail: `${T}×${C}`, inputs: { dy: conv.x, ...conv }, attributes: { s: 1 } },
     { kernel: 'SsdScan', detail: `${T}×${H}×${P}×${N}`, inputs: scan, flops: scanFlops },

@@ -4,7 +4,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 
-/** x[R,C] → one [R,width] for every width; the widths add up to C. */
+/** x[R,C] → one [R,width] for every width, stored as x is; the widths add up to C. */
 export function splitColumns<T extends tf.Tensor>(x_RC: T, widths: readonly number[]): T[] {
   const columns = x_RC.shape.at(-1);
   const total = widths.reduce((sum, width) => sum + width, 0);

@@ -185,7 +185,8 @@ export const fusedRows: readonly KernelRow[] = [
   {
     kernel: 'SplitColumns',
     inputs: ['x'],
-    plan: (inputs, attributes) => {
+    readsBf16: () => true,
+    plan: (inputs, attributes, [storage = 'f32']) => {
       const { shape, dtype } = given(inputs, 0);
       const widths = attributes['widths'];
       assert(Array.isArray(widths), 'SplitColumns: widths');
@@ -193,7 +194,7 @@ export const fusedRows: readonly KernelRow[] = [
       check(dtype === 'float32' && total === lastOf(shape), () => `SplitColumns: ${show(shape)} into ${widths}`);
       const leading = shape.slice(0, -1);
       return {
-        outputs: (widths as number[]).map((width) => ({ shape: [...leading, width], dtype })),
+        outputs: (widths as number[]).map((width) => ({ shape: [...leading, width], dtype, storage })),
         attributes: widths as number[],
         list: true,
       };
@@ -202,7 +203,8 @@ export const fusedRows: readonly KernelRow[] = [
   {
     kernel: 'ConcatColumns',
     inputs: 'numbered',
-    plan: (inputs) => {
+    readsBf16: () => true,
+    plan: (inputs, _attributes, storages) => {
       const leading = given(inputs, 0).shape.slice(0, -1);
       let columns = 0;
       for (const { shape, dtype } of inputs) {
@@ -212,7 +214,8 @@ export const fusedRows: readonly KernelRow[] = [
         );
         columns += lastOf(shape);
       }
-      return { outputs: [{ shape: [...leading, columns], dtype: 'float32' }] };
+      const storage = storages.includes('f32') ? 'f32' : 'bf16';
+      return { outputs: [{ shape: [...leading, columns], dtype: 'float32', storage }] };
     },
   },
 ];

@@ -9,6 +9,7 @@ import { attention, attentionComposed } from '../../kernels/ops/attention.ts';
 import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
 import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
 import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
+import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { createRandom } from '../../kernels/random.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
 import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
@@ -113,6 +114,20 @@ export function storedCases(): StoredCase[] {
     };
   };
 
+  const splitCase = (R: number, widths: readonly number[]): StoredCase => ({
+    name: `splitColumns, ${R} rows into ${widths}`,
+    kernel: 'SplitColumns',
+    inputs: { x: normal([R, widths.reduce((sum, width) => sum + width, 0)]) },
+    integers: [],
+    stored: ['x'],
+    output: 'bf16',
+    differentiable: ['x'],
+    lossOutputs: widths.length,
+    fused: (t) => splitColumns(t['x']!, widths),
+    composed: (t) => splitColumnsComposed(t['x']!, widths),
+    reference: (a) => reference.splitColumns(a['x']!, widths),
+  });
+
   const ropeCase = (H: number, d: number): StoredCase => {
     const theta = 10_000;
     const table = () => ropeTable({ theta, scaling: null }, d, 300);
@@ -143,6 +158,7 @@ export function storedCases(): StoredCase[] {
   ]);
 
   return [
+    splitCase(67, [64, 35, 1]),
     ropeCase(3, 20),
     ropeCase(2, 64),
     attentionCase(1, 40, 4, 2, 8),

@@ -213,7 +213,7 @@ const shapes: GradientRule[] = [
     kernel: tf.Concat,
     savesShapesOfAllInputs: true,
     gradient: ([dy], inputs, attributes) => {
-      const axis = attributes['axis'] as number;
+      const [axis] = tf.util.parseAxisParam(attributes['axis'] as number, dy!.shape) as [number];
       const widths = inputs.map((input) => input.shape[axis]!);
       const part = shared(() => tf.split(dy!, widths, axis));
       return Object.fromEntries(inputs.map((_, index) => [index, () => part(index)]));

@@ -131,7 +131,9 @@ MOLT_INLINE Vec join(const Vec (&neighbours)[Step::kPerWord]) {
 // Heads are copied so many tokens at a time: even, for pairs.
 constexpr int64_t kStrip = 64;
 
+// Bytes of a cache line; how many tokens ahead heads are fetched.
 constexpr int64_t kLine = 64, kAhead = 8;
+
 // Tokens [t, t + tokens) of one head as floats: to[tokens, ld], scaled, turned to their positions if `rotation` is given.
 static inline void load_head(const Heads& from, int64_t b, int64_t head, int64_t t, int64_t tokens,
                              const Rotation& rotation, float scale, float* to, int64_t ld) {

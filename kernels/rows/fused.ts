@@ -136,6 +136,27 @@ export const fusedRows: readonly KernelRow[] = [
     { check: mambaWidths('MambaCoreGrad') },
   ),
 
+  signature(
+    'CachedAttention',
+    'qkv:float[B,T,C] position:int32[B,T] cos[M,half] sin[M,half] start:int32[B,T] ' +
+      'keys:float[B,S,kvHeads,headDim] values:float[B,S,kvHeads,headDim] -> [B,T,N]:like(qkv)',
+    ['heads', 'kvHeads', 'headDim', 'scale', 'window', 'past', 'N'],
+    {
+      check: (size) => {
+        check(size('past') + size('T') <= size('S'), () => 'CachedAttention: the cache is full');
+        check(size('N') === size('heads') * size('headDim'), () => 'CachedAttention: heads of another width');
+        check(size('C') === size('N') + 2 * size('kvHeads') * size('headDim'), () => 'CachedAttention: columns');
+      },
+    },
+  ),
+  signature(
+    'MambaStep',
+    'projected:float[B,T,W] e[B,T,H] convWeight[C,4] convBias[C] dtBias[H] aLog[H] d[H] gain[I] start:int32[B,T] ' +
+      'history[B,3,C] state[B,H,N,P] -> [B,T,I]:like(projected)',
+    ['P', 'N', 's'],
+    { check: (size) => check(size('W') === size('I') + size('C'), () => 'MambaStep: columns') },
+  ),
+
   signature('SoftplusBias', 'x[*R,C] bias[C] -> [*R,C]'),
   signature('SoftplusBiasGrad', 'dy[*R,C] x[*R,C] bias[C] -> [*R,C] [C]'),
   signature('SwiGlu', 'gate[*R] up[*R] -> [*R]'),

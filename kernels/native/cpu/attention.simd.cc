@@ -1,13 +1,15 @@
 // Causal attention with grouped queries, in blocks, so that no [T,S] matrix is ever stored (the flash form): a running
 // maximum and sum per query, and the log-sum-exp of its scores as a second output, from which the backward recomputes
-// the probabilities. Two kernels: Attention takes queries, keys and values that have been turned to their positions and
-// may have a cache in front; SelfAttention takes the joined projection as it is and turns heads while it copies them.
+// the probabilities. Three kernels: Attention takes queries, keys and values that have been turned to their positions and
+// may have a cache in front; SelfAttention takes the joined projection as it is and turns heads while it copies them;
+// CachedAttention does so too, and extends a cache in place, to which it attends.
 //
 // Scores are computed transposed, [keys, queries]: with the queries in the lanes both products fill the vectors
 // whatever the head size, and the softmax needs no sums across lanes.
 //
 // levels: avx512bf16
 #include "attention.h"
+#include "attention_decode.h"
 
 MOLT_SIMD_BEGIN
 
@@ -135,10 +137,10 @@ static void attend(const Attention& a, int64_t b, int64_t h, int64_t q0, int64_t
   }
 }
 
-// All blocks of all heads. lse[B,H,T]
+// All blocks of all heads; keys are turned by `keys_rotation`. lse[B,H,T]
 template <class Step>
-static void attend_all(Pool& pool, const Attention& a, const Heads& q, const Heads& k, const Heads& v, const Heads& o,
-                       float* lse) {
+static void attend_all(Pool& pool, const Attention& a, const Heads& q, const Heads& k, const Rotation& keys_rotation,
+                       const Heads& v, const Heads& o, float* lse) {
   const HeadLayout<Step> layout{a.S, a.d};
   Scratch scratch;
   auto* key_rows = elements<Step>(scratch, a.B * a.G * layout.rows_size());
@@ -155,7 +157,7 @@ static void attend_all(Pool& pool, const Attention& a, const Heads& q, const Hea
     const HeadCopy<Step> to = copy_of(b, g);
     Scratch local;
     float* strip = local.floats(kStrip * ld);
-    load_head(k, b, g, t, tokens, a.rotation, 1, strip, ld);
+    load_head(k, b, g, t, tokens, keys_rotation, 1, strip, ld);
     copy_strip(layout, strip, ld, t, tokens, {.rows = to.rows});
     load_head(v, b, g, t, tokens, {}, 1, strip, ld);
     copy_strip(layout, strip, ld, t, tokens, {.pairs = to.pairs});
@@ -221,7 +223,7 @@ static void attention(const Call& call) {
   float* lse = call.out[1].f32();
   if (a.T <= 4) return attend_each(*call.pool, a, queries, keys, values, o, lse);
   with_step(k.dtype, [&](auto step) {
-    attend_all<decltype(step)>(*call.pool, a, queries, keys, values, o, lse);
+    attend_all<decltype(step)>(*call.pool, a, queries, keys, {}, values, o, lse);
   });
 }
 
@@ -231,11 +233,53 @@ static void self_attention(const Call& call) {
   const auto [a, q, k, v] = joined_attention(call, call.in[0], call.in + 1);
   const Heads o = heads_from(call.out[0], 0, a.d);
   with_step(q.dtype, [&](auto step) {
-    attend_all<decltype(step)>(*call.pool, a, q, k, v, o, call.out[1].f32());
+    attend_all<decltype(step)>(*call.pool, a, q, k, a.rotation, v, o, call.out[1].f32());
+  });
+}
+
+// Turns the keys at hand and writes them and the values behind the first `past` tokens of the cache.
+static void extend_cache(Pool& pool, const Attention& a, int64_t past, const Heads& k, const Heads& v, const Heads& keys,
+                         const Heads& values) {
+  for_tasks(pool, a.B * a.T, static_cast<double>(a.G * a.d), [&](int64_t i) {
+    const int64_t b = i / a.T, t = i % a.T;
+    for (int64_t g = 0; g < a.G; g++) {
+      k.with(b, g, t, [&](auto* from) {
+        keys.with(b, g, past + t, [&](auto* to) { rotate_token(a.d, from, a.rotation, i, 1, 1, to); });
+      });
+      v.with(b, g, t, [&](auto* from) {
+        values.with(b, g, past + t, [&](auto* to) { rotate_token(a.d, from, Rotation{}, i, 1, 1, to); });
+      });
+    }
+  });
+}
+
+// {qkv[B,T,C], position[B,T], cos[M,d/2], sin[M,d/2], start[B,T], keys[B,S,G,d], values[B,S,G,d]}
+//   [heads, kvHeads, headDim, scale, window, past] → o[B,T,H·d] stored as qkv is; keys and values in place
+static void cached_attention(const Call& call) {
+  auto [a, q, k, v] = joined_attention(call, call.in[0], call.in + 1);
+  const Heads keys = heads_of(call.in[5]), values = heads_of(call.in[6]), o = heads_from(call.out[0], 0, a.d);
+  const int64_t past = call.attr_int(5);
+  Pool& pool = *call.pool;
+  extend_cache(pool, a, past, k, v, keys, values);
+  a.S = past + a.T;
+  Scratch scratch;
+  if (a.T <= 4) {
+    float* queries = scratch.floats(a.B * a.T * a.H * a.d);
+    for (int64_t i = 0; i < a.B * a.T; i++)
+      for (int64_t h = 0; h < a.H; h++)
+        q.with(i / a.T, h, i % a.T, [&](auto* from) {
+          rotate_token(a.d, from, a.rotation, i, 1, a.query_scale(), queries + (i * a.H + h) * a.d);
+        });
+    return attend_cache(pool, a, queries, keys, values, o);
+  }
+  float* lse = scratch.floats(a.B * a.H * a.T);
+  with_step(keys.dtype, [&](auto step) {
+    attend_all<decltype(step)>(pool, a, q, keys, {}, values, o, lse);
   });
 }
 
 MOLT_KERNEL("Attention", attention);
+MOLT_KERNEL("CachedAttention", cached_attention);
 MOLT_KERNEL("SelfAttention", self_attention);
 
 MOLT_SIMD_END

@@ -133,7 +133,8 @@ function mixerHeads(
   const slot = cache?.layers[layer];
   if (network.layout[layer] === 'A') {
     const prefix = `layers.${layer}.attention.`;
-    return attentionHeads(network.transformer, weights, prefix, input_BTD, sequence, rope, slot as AttentionCache);
+    const attentionSlot = slot as AttentionCache | undefined;
+    return attentionHeads(network.transformer, weights, prefix, input_BTD, sequence, rope, attentionSlot);
   }
   const prefix = `layers.${layer}.mamba.`;
   return mambaHeads(network.mamba!, weights, prefix, input_BTD, sequence, slot as MambaCache | undefined);
@@ -168,5 +169,6 @@ export function hiddenStates(model: Model, sequence: Sequence, options: RunOptio
 
 /** [B, T, V]. For short inputs: training and evaluation use the fused heads, which never hold all logits. */
 export function logits(model: Model, sequence: Sequence, options: RunOptions = {}): tf.Tensor3D {
-  return linear(hiddenStates(model, sequence, options), headWeight(model.network, model.weights)) as tf.Tensor3D;
+  const hidden = hiddenStates(model, sequence, options);
+  return linear(hidden, headWeight(model.network, model.weights), undefined, { storage: 'f32' });
 }

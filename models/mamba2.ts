@@ -19,10 +19,11 @@ import { causalConv } from '../kernels/ops/conv.ts';
 import { gatedOutput } from '../kernels/ops/gate.ts';
 import { linear, linearSplit } from '../kernels/ops/linear.ts';
 import { mambaCore } from '../kernels/ops/mamba-core.ts';
+import { mambaStep } from '../kernels/ops/mamba-step.ts';
 import { softplusBias } from '../kernels/ops/softplus.ts';
 import { splitColumns } from '../kernels/ops/split.ts';
 import { ssdScan } from '../kernels/ops/ssd.ts';
-import { type MambaCache, replaceCached } from './cache.ts';
+import { type GrowingMambaCache, type MambaCache, replaceCached } from './cache.ts';
 import { type MambaShape, type Weights, weight } from './network.ts';
 import { convHistory, type Sequence } from './sequence.ts';
 
@@ -59,7 +60,7 @@ export function scanInputs(
   prefix: string,
   u_BTD: tf.Tensor3D,
   sequence: Sequence,
-  cache?: MambaCache,
+  cache?: GrowingMambaCache,
 ): ScanInputs {
   const { batch, time } = sequence;
   const projected = linear(u_BTD, weight(weights, `${prefix}inProj`) as tf.Tensor2D);
@@ -86,17 +87,17 @@ function convolve(
   prefix: string,
   raw_BTC: tf.Tensor3D,
   sequence: Sequence,
-  cache: MambaCache | undefined,
+  cache: GrowingMambaCache | undefined,
 ): tf.Tensor3D {
   const taps = weight(weights, `${prefix}convWeight`) as tf.Tensor2D;
   const bias = weight(weights, `${prefix}convBias`) as tf.Tensor1D;
   if (cache === undefined) return causalConv(raw_BTC, taps, bias, sequence.convStart_BT, shape.activationScale);
   const { batch, time } = sequence;
-  const history = tf.concat([cache.conv, raw_BTC], 1) as tf.Tensor3D;
+  const history = tf.concat([cache.history, raw_BTC], 1) as tf.Tensor3D;
   // The three rows of history belong to whatever document the first token continues.
   const start = tf.concat([tf.zeros([batch, convHistory], 'int32'), sequence.convStart_BT], 1) as tf.Tensor2D;
   const mixed = causalConv(history, taps, bias, start, shape.activationScale);
-  cache.conv = replaceCached(cache.conv, tf.slice(history, [0, time, 0], [batch, convHistory, shape.channels]));
+  cache.history = replaceCached(cache.history, tf.slice(history, [0, time, 0], [batch, convHistory, shape.channels]));
   return tf.slice(mixed, [0, convHistory, 0], [batch, time, shape.channels]);
 }
 
@@ -109,32 +110,31 @@ export function mambaHeads(
   sequence: Sequence,
   cache?: MambaCache,
 ): tf.Tensor3D {
-  if (cache !== undefined) return mambaHeadsFromCache(shape, weights, prefix, u_BTD, sequence, cache);
+  if (cache?.inPlace === false) return replaceState(shape, weights, prefix, u_BTD, sequence, cache);
   const inProj = weight(weights, `${prefix}inProj`) as tf.Tensor2D;
   const [projected_BTW, e_BTH] = linearSplit(u_BTD, inProj, shape.inner + shape.channels);
-  return mambaCore(
-    {
-      projected_BTW,
-      e_BTH,
-      convWeight_C4: weight(weights, `${prefix}convWeight`),
-      convBias_C: weight(weights, `${prefix}convBias`),
-      dtBias_H: weight(weights, `${prefix}dtBias`),
-      aLog_H: weight(weights, `${prefix}aLog`),
-      d_H: weight(weights, `${prefix}d`),
-      gain_I: weight(weights, `${prefix}gain`),
-      start_BT: sequence.start_BT,
-    },
-    shape,
-  );
+  const inputs = {
+    projected_BTW,
+    e_BTH,
+    convWeight_C4: weight(weights, `${prefix}convWeight`),
+    convBias_C: weight(weights, `${prefix}convBias`),
+    dtBias_H: weight(weights, `${prefix}dtBias`),
+    aLog_H: weight(weights, `${prefix}aLog`),
+    d_H: weight(weights, `${prefix}d`),
+    gain_I: weight(weights, `${prefix}gain`),
+    start_BT: sequence.start_BT,
+  };
+  return cache === undefined ? mambaCore(inputs, shape) : mambaStep(inputs, cache, shape);
 }
 
-function mambaHeadsFromCache(
+/** With a state that cannot be written to: new tensors take its place. */
+function replaceState(
   shape: MambaShape,
   weights: Weights,
   prefix: string,
   u_BTD: tf.Tensor3D,
   sequence: Sequence,
-  cache: MambaCache,
+  cache: GrowingMambaCache,
 ): tf.Tensor3D {
   const inputs = scanInputs(shape, weights, prefix, u_BTD, sequence, cache);
   const { y_BTHP, state_BHPN } = ssdScan({

@@ -6,14 +6,16 @@
  */
 import * as tf from '@tensorflow/tfjs-core';
 import { attention } from '../kernels/ops/attention.ts';
+import { cachedAttention } from '../kernels/ops/cached-attention.ts';
 import { gatedMlp } from '../kernels/ops/gated-mlp.ts';
 import { linear, linearAdd, linearJoined } from '../kernels/ops/linear.ts';
 import { rmsNorm } from '../kernels/ops/rmsnorm.ts';
 import { type RopeTable, rope } from '../kernels/ops/rope.ts';
-import { selfAttention } from '../kernels/ops/self-attention.ts';
+import { type SelfAttentionOptions, selfAttention } from '../kernels/ops/self-attention.ts';
+import { splitColumns } from '../kernels/ops/split.ts';
 import { swiglu } from '../kernels/ops/swiglu.ts';
 import type { Storage } from '../kernels/rows/row.ts';
-import { type AttentionCache, replaceCached } from './cache.ts';
+import { type AttentionCache, type GrowingAttentionCache, replaceCached } from './cache.ts';
 import type { TransformerConfig } from './config.ts';
 import { type Weights, weight } from './network.ts';
 import type { Sequence } from './sequence.ts';
@@ -52,33 +54,46 @@ export function attentionHeads(
   table: RopeTable,
   cache?: AttentionCache,
 ): tf.Tensor3D {
-  const { batch, time } = sequence;
   const { heads, kvHeads, headDim } = config;
-  const parts = ['query', 'key', 'value'].map((name) => `${prefix}${name}`);
-  const scale = headDim ** -0.5;
-  if (cache === undefined && !parts.some((name) => weights.has(`${name}.bias`))) {
-    const [query, key, value] = parts.map((name) => weight(weights, `${name}.weight`)) as [
-      tf.Tensor,
-      tf.Tensor,
-      tf.Tensor,
-    ];
-    const qkv_BTC = linearJoined(u_BTD, [query, key, value]);
-    return selfAttention(qkv_BTC, sequence.position_BT, table, sequence.start_BT, { heads, kvHeads, headDim, scale });
-  }
-  const split = (name: string, count: number) =>
-    tf.reshape(project(weights, `${prefix}${name}`, u_BTD), [batch, time, count, headDim]) as tf.Tensor4D;
-  const query = rope(split('query', heads), sequence.position_BT, table);
-  let keys = rope(split('key', kvHeads), sequence.position_BT, table);
-  let values = split('value', kvHeads);
-  if (cache !== undefined) {
-    if (cache.keys !== null && cache.values !== null) {
-      keys = tf.concat([cache.keys, keys], 1);
-      values = tf.concat([cache.values, values], 1);
-    }
-    cache.keys = replaceCached(cache.keys, keys);
-    cache.values = replaceCached(cache.values, values);
-  }
-  const output = attention(query, keys, values, sequence.keyStart_BT, { scale });
+  const { position_BT, start_BT, keyStart_BT, past } = sequence;
+  const options = { heads, kvHeads, headDim, scale: headDim ** -0.5 };
+  const qkv_BTC = joinedProjection(weights, prefix, u_BTD);
+  if (cache === undefined) return selfAttention(qkv_BTC, position_BT, table, start_BT, options);
+  if (cache.inPlace) return cachedAttention(qkv_BTC, position_BT, table, keyStart_BT, cache, { ...options, past });
+  return growCache(qkv_BTC, sequence, table, cache, options);
+}
+
+/** Queries, keys and values side by side, [B, T, (H + 2G)·d]. */
+function joinedProjection(weights: Weights, prefix: string, u_BTD: tf.Tensor3D): tf.Tensor3D {
+  const names = ['query', 'key', 'value'].map((name) => `${prefix}${name}`);
+  const matrices = names.map((name) => weight(weights, `${name}.weight`)) as [tf.Tensor, tf.Tensor, tf.Tensor];
+  const joined = linearJoined(u_BTD, matrices);
+  if (!weights.has(`${names[0]}.bias`)) return joined;
+  return tf.add(joined, tf.concat(names.map((name) => weight(weights, `${name}.bias`) as tf.Tensor1D)));
+}
+
+/** Attention to a cache that cannot be written to: longer keys and values take its place. */
+function growCache(
+  qkv_BTC: tf.Tensor3D,
+  { batch, time, position_BT, keyStart_BT }: Sequence,
+  table: RopeTable,
+  cache: GrowingAttentionCache,
+  { heads, kvHeads, headDim, scale }: SelfAttentionOptions,
+): tf.Tensor3D {
+  const counts = [heads, kvHeads, kvHeads];
+  const columns = splitColumns(
+    qkv_BTC,
+    counts.map((count) => count * headDim),
+  );
+  const [query, key, value] = columns.map((column, index) =>
+    tf.reshape(column, [batch, time, counts[index]!, headDim]),
+  ) as [tf.Tensor4D, tf.Tensor4D, tf.Tensor4D];
+  const turned = rope(key, position_BT, table);
+  const keys = cache.keys === null ? turned : tf.concat([cache.keys, turned], 1);
+  const values = cache.values === null ? value : tf.concat([cache.values, value], 1);
+  cache.keys = replaceCached(cache.keys, keys);
+  cache.values = replaceCached(cache.values, values);
+  const output = attention(rope(query, position_BT, table), keys, values, keyStart_BT, { scale });
   return tf.reshape(output, [batch, time, heads * headDim]);
 }
 

@@ -9,13 +9,23 @@ import { hasKernel, runKernel, runKernelOutputs } from '../fused.ts';
 import { defineGradient } from '../gradient-rules.ts';
 import { splitColumns } from './split.ts';
 
+export interface LinearOptions {
+  /** f32: keep the float32 sums even of bf16 factors, as logits want it. */
+  readonly storage?: 'f32';
+}
+
 /**
  * y[R,N] = x[R,K] · weight[N,K]ᵀ + bias[N]. The leading dimensions of x are kept. Stored as bf16 if x or the weight is;
  * then both are multiplied as bf16 and summed in float32. Gradients are float32, here and below.
  */
-export function linear<T extends tf.Tensor>(x_RK: T, weight_NK: tf.Tensor, bias_N?: tf.Tensor): T {
+export function linear<T extends tf.Tensor>(
+  x_RK: T,
+  weight_NK: tf.Tensor,
+  bias_N?: tf.Tensor,
+  { storage }: LinearOptions = {},
+): T {
   if (!hasKernel('Linear')) return linearComposed(x_RK, weight_NK, bias_N);
-  const y_RN = runKernel<T>('Linear', { x: x_RK, weight: weight_NK });
+  const y_RN = runKernel<T>('Linear', { x: x_RK, weight: weight_NK }, { wide: storage === 'f32' ? 1 : 0 });
   return bias_N === undefined ? y_RN : tf.add(y_RN, bias_N);
 }
 

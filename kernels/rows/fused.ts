@@ -38,7 +38,9 @@ export const fusedRows: readonly KernelRow[] = [
     outputs: ({ storage }) => (storage === 1 ? '[*R]:bf16' : '[*R]'),
   }),
 
-  signature('Linear', 'x:float[*R,K] weight:float[N,K] -> [*R,N]:like(x|weight)'),
+  signature('Linear', 'x:float[*R,K] weight:float[N,K] -> [*R,N]:like(x|weight)', ['wide'], {
+    outputs: ({ wide }) => (wide === 1 ? '[*R,N]' : '[*R,N]:like(x|weight)'),
+  }),
   signature('LinearAdd', 'x:float[*R,K] weight:float[N,K] residual[*R,N] -> [*R,N]'),
   signature('LinearInputGrad', 'dy:float[*R,N] weight:float[N,K] -> [*R,K]'),
   signature('LinearWeightGrad', 'dy:float[*R,N] x:float[*R,K] -> [N,K]'),

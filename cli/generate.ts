@@ -1,10 +1,11 @@
 /**
- * `molt generate --model DIR --prompt TEXT`: the prompt and its continuation on stdout, as it is written. Greedy unless
- * a temperature is given; with one, the same seed gives the same text.
+ * `molt generate --model DIR --prompt TEXT`: the prompt and its continuation on stdout, as it is written; with `--chat`,
+ * the answer of a chat model to it. Greedy unless a temperature is given; with one, the same seed gives the same text.
  */
 import type { Command } from 'commander';
 import { moltError } from '../errors.ts';
 import { generate } from '../models/generate.ts';
+import { loadChatTemplate } from '../pipeline/chat-template.ts';
 import { loadTokenizer, type Tokenizer } from '../pipeline/tokenizer.ts';
 import { jsonOption, realNumber, wholeNumber } from './arguments.ts';
 import { formatSeconds } from './format.ts';
@@ -14,6 +15,7 @@ import { answer, answerJson, say } from './output.ts';
 interface GenerateArguments extends EngineArguments {
   readonly model: string;
   readonly prompt: string;
+  readonly chat?: true;
   readonly tokens: number;
   readonly temperature: number;
   readonly seed: number;
@@ -24,6 +26,7 @@ export function define(command: Command): void {
   command
     .requiredOption('--model <dir>', 'directory or GGUF file: a teacher or an export')
     .requiredOption('--prompt <text>', 'text to continue')
+    .option('--chat', "the prompt is a message, put into the model's chat template; only the answer is written")
     .option('--tokens <n>', 'tokens to write at most', wholeNumber(1), 128)
     .option('--temperature <t>', '0 is greedy', realNumber(0), 0)
     .option('--seed <n>', 'of the sampling', wholeNumber(0), 0)
@@ -38,11 +41,13 @@ async function run(options: GenerateArguments): Promise<void> {
     const tokenizer = await loadTokenizer(loaded.tokenizerDir, {
       embeddings: loaded.model.network.transformer.vocabSize,
     });
-    const prompt = encodePrompt(tokenizer, options.prompt, dir);
+    const prompt = options.chat
+      ? tokenizer.encode(asChat(loaded.tokenizerDir, options.prompt), { addSpecial: false })
+      : encodePrompt(tokenizer, options.prompt, dir);
     requirePositions(dir, loaded, prompt.length + tokens, `a prompt of ${prompt.length} tokens and ${tokens} more`);
     // Some models begin the next text instead of ending theirs.
     const stop = [...tokenizer.eosIds, ...(tokenizer.bosId === null ? [] : [tokenizer.bosId])];
-    const writer = streamText(tokenizer, prompt, (text) => {
+    const writer = streamText(tokenizer, options.chat ? [] : prompt, (text) => {
       if (!options.json) process.stdout.write(text);
     });
     const started = performance.now();
@@ -71,6 +76,16 @@ function encodePrompt(tokenizer: Tokenizer, text: string, dir: string): number[]
     file: dir,
     message: 'an empty prompt has no tokens, and this model has none that begins a text',
     hint: 'Give a --prompt with at least one character.',
+  });
+}
+
+function asChat(model: string, message: string): string {
+  const template = loadChatTemplate(model);
+  if (template !== null) return template.render([{ role: 'user', content: message }]);
+  throw moltError('usage', {
+    file: model,
+    message: 'has no chat template, so --chat means nothing to it',
+    hint: 'Leave out --chat to continue the prompt as a text, or take a model that was made for chat.',
   });
 }
 

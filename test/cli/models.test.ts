@@ -1,3 +1,4 @@
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, test } from 'vitest';
 import { openSafetensors } from '../../checkpoints/safetensors.ts';
@@ -11,6 +12,7 @@ const { molt, path } = useCommandLine();
 interface Generated {
   readonly text: string;
   readonly ids: readonly number[];
+  readonly promptIds: readonly number[];
 }
 
 async function generate(...args: string[]): Promise<Generated> {
@@ -38,6 +40,21 @@ test('generate refuses to run past the end of the context', async () => {
   const { status, stderr } = await molt('generate', '--model', teacher, '--prompt', 'once', '--tokens', '500');
   expect(status).toBe(2);
   expect(stderr).toContain('the model has 128 (max_position_embeddings)');
+});
+
+test('generate --chat puts the prompt into the chat template and writes the answer alone', async () => {
+  const { teacher } = writeTinyTeacher(path());
+  const common = ['--model', teacher, '--tokens', '6'];
+  const refused = await molt('generate', ...common, '--chat', '--prompt', 'hi');
+  expect(refused.status).toBe(2);
+  expect(refused.stderr).toContain('has no chat template');
+  const template = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}{% endfor %}";
+  writeFileSync(join(teacher, 'chat_template.jinja'), template);
+  const written = await generate(...common, '--prompt', 'user: hi');
+  const chatted = await generate(...common, '--chat', '--prompt', 'hi');
+  expect(chatted.promptIds).toEqual(written.promptIds);
+  expect(chatted.text).not.toContain('user');
+  expect(chatted.ids.length).toBeGreaterThan(0);
 });
 
 test('evaluate scores every token but the first of a document, whatever the windows', async () => {

@@ -14,6 +14,7 @@ interface ErrorKind {
 
 const input: ErrorKind = { exit: 2, retryable: false };
 const environment: ErrorKind = { exit: 3, retryable: true };
+const unfit: ErrorKind = { exit: 3, retryable: false };
 const failure: ErrorKind = { exit: 1, retryable: false };
 const transient: ErrorKind = { exit: 1, retryable: true };
 const missing: ErrorKind = { exit: 4, retryable: false };
@@ -61,6 +62,7 @@ export const errorKinds = {
   redis_missing: environment,
   redis_unavailable: environment,
   backend_unavailable: environment,
+  memory_insufficient: unfit,
   // jobs
   job_not_found: missing,
   job_state: input,

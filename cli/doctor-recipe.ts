@@ -5,7 +5,7 @@
 import { openModelDirectory } from '../checkpoints/model-directory.ts';
 import { loadRecipe } from '../configs/recipe.ts';
 import { moltError } from '../errors.ts';
-import { availableMemory, type MemoryPlan, planDistill } from '../pipeline/plan-memory.ts';
+import { availableMemory, type MemoryPlan, memoryAdvice, planDistill } from '../pipeline/plan-memory.ts';
 import { formatBytes, formatTable } from './format.ts';
 import { answer, answerJson } from './output.ts';
 
@@ -47,8 +47,7 @@ function describePlan(plan: MemoryPlan, available: number): string[] {
   const verdict =
     plan.total <= available
       ? `This machine has ${formatBytes(available)} to give.`
-      : `This machine has only ${formatBytes(available)} to give. Lower distill.batch (and raise distill.accumulate), ` +
-        'set distill.recompute: true or engine.precision: bf16.';
+      : `This machine has only ${formatBytes(available)} to give. ${memoryAdvice}`;
   return [
     `distill takes about ${formatBytes(plan.total)}:`,
     ...formatTable(rows.map(([what, bytes]) => [`  ${what}`, formatBytes(bytes)])),

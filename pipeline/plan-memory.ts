@@ -9,6 +9,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { ModelDirectory } from '../checkpoints/model-directory.ts';
 import { resolveLayout } from '../configs/layout.ts';
 import type { Recipe } from '../configs/recipe.ts';
+import { moltError } from '../errors.ts';
 import { type PlanBackend, type PlannedMemory, planMemory } from '../kernels/plan-backend.ts';
 import type { Storage } from '../kernels/rows/row.ts';
 import type { TransformerConfig } from '../models/config.ts';
@@ -115,6 +116,32 @@ function plannedMixers(backend: PlanBackend, network: Network): Map<string, tf.V
   }
   return mixers;
 }
+
+/**
+ * Refuses a recipe whose distill stage does not fit into this machine. Returns the plan otherwise.
+ * @param available bytes
+ * @throws MoltError memory_insufficient
+ */
+export async function requireMemory(
+  directory: ModelDirectory & { kind: 'transformer' },
+  recipe: Recipe,
+  available = availableMemory(),
+): Promise<MemoryPlan> {
+  const plan = await planDistill(directory, recipe);
+  if (plan.total > available) {
+    const mebibytes = (bytes: number) => `${Math.ceil(bytes / 2 ** 20)} MiB`;
+    throw moltError('memory_insufficient', {
+      field: 'distill.batch',
+      message: `the distill stage takes about ${mebibytes(plan.total)}, but this machine has ${mebibytes(available)} to give`,
+      hint: memoryAdvice,
+    });
+  }
+  return plan;
+}
+
+/** What makes a job smaller, the cheapest first. */
+export const memoryAdvice =
+  'Set engine.precision to bf16, lower distill.batch and raise distill.accumulate, or set distill.recompute to mlp or layer.';
 
 /** Bytes this process could still take: what the system says is available, or what its control group leaves. */
 export function availableMemory(): number {

@@ -46,6 +46,7 @@ export const httpStatus: Readonly<Record<ErrorCode, number>> = {
   redis_missing: 503,
   redis_unavailable: 503,
   backend_unavailable: 503,
+  memory_insufficient: 503,
   job_not_found: 404,
   checkpoint_not_found: 404,
   worker_not_found: 404,

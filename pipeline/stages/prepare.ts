@@ -11,6 +11,7 @@ import { openModelDirectory, verifyTeacher } from '../../checkpoints/model-direc
 import { resolveLayout } from '../../configs/layout.ts';
 import { moltError } from '../../errors.ts';
 import { buildDataset } from '../data/dataset.ts';
+import { requireMemory } from '../plan-memory.ts';
 import type { Stage } from '../stage.ts';
 import { loadTokenizer } from '../tokenizer.ts';
 import type { PreparedTeacher } from '../workbench.ts';
@@ -49,6 +50,11 @@ export const prepare: Stage = {
       });
     }
     log(`teacher: ${config.family}, ${config.layers} layers, hidden size ${config.hiddenSize}; layers ${layout}`);
+    // Other backends keep their own memory, which is not planned.
+    if (recipe.engine.backend === 'auto' || recipe.engine.backend === 'native') {
+      const { total } = await requireMemory(teacher, recipe);
+      log(`memory: distill will take about ${Math.round(total / 2 ** 20)} MiB`);
+    }
     const tokenizer = await loadTokenizer(dir, { embeddings: config.vocabSize });
     const info = await buildDataset(recipe, tokenizer, outDir, { signal, log, progress });
     const prepared: PreparedTeacher = { dir };

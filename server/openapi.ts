@@ -1,6 +1,6 @@
 /** The OpenAPI 3.1 document, made from the routes and the zod schemas and from nothing else. */
 import { z } from 'zod';
-import { bundledNames } from '../configs/files.ts';
+import { listRecipes } from '../configs/recipe.ts';
 import { recipeSchema } from '../configs/schema.ts';
 import type { ErrorCode } from '../errors.ts';
 import { errorSchema, httpStatus, problemSchema } from './http-errors.ts';
@@ -42,7 +42,11 @@ export function recipeInput(): Json {
     ...relaxed,
     description: 'A recipe. Relative paths start from the first data root of the server.',
     properties: {
-      extends: { type: 'string', enum: bundledNames(), description: 'A recipe that comes with Molt.' },
+      extends: {
+        type: 'string',
+        enum: listRecipes().map(({ name }) => name),
+        description: 'A recipe that comes with Molt.',
+      },
       ...(relaxed['properties'] as Json),
     },
   };
@@ -114,12 +118,12 @@ function queryParameters({ query }: Route): Json[] {
 }
 
 function headerParameters({ headers = {} }: Route): Json[] {
-  return Object.entries(headers).map(([name, description]) => ({
+  return Object.entries(headers).map(([name, { description, pattern }]) => ({
     name,
     in: 'header',
     required: false,
     description,
-    schema: { type: 'string' },
+    schema: { type: 'string', ...(pattern !== undefined && { pattern }) },
   }));
 }
 

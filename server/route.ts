@@ -19,7 +19,7 @@ export interface Answer {
 
 export interface RouteDescription<Query extends z.ZodObject> {
   readonly method: 'get' | 'post' | 'delete';
-  /** `:name` is one segment of the path, `:name{.+}` the rest of it. */
+  /** `:name` is one segment of the path, `:name{[^]+}` the rest of it. */
   readonly path: string;
   readonly summary: string;
   readonly description?: string;
@@ -29,7 +29,7 @@ export interface RouteDescription<Query extends z.ZodObject> {
   readonly query?: Query;
   /** For clients of others, who send parameters that mean nothing here: they are not refused. */
   readonly ignoresQuery?: boolean;
-  readonly headers?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, { readonly description: string; readonly pattern?: string }>>;
   readonly body?: { readonly description: string; readonly types: readonly string[]; readonly schema: string };
   readonly answers: Readonly<Record<number, Answer>>;
   readonly errors?: readonly ErrorCode[];

@@ -248,6 +248,10 @@ export const readinessSchema = z
   .strictObject({ status: z.enum(['ready', 'not ready']), redis: z.boolean(), store: z.boolean() })
   .meta({ id: 'Readiness' });
 
+export const hubErrorSchema = z
+  .strictObject({ error: z.string() })
+  .meta({ id: 'HubError', description: 'As the Hub says it; the header X-Error-Code has the word for it.' });
+
 /** Those that the document names; each has its name in its meta. */
 export const namedSchemas: readonly z.ZodType[] = [
   stageSchema,
@@ -266,6 +270,7 @@ export const namedSchemas: readonly z.ZodType[] = [
   recipeListSchema,
   deletedSchema,
   readinessSchema,
+  hubErrorSchema,
 ];
 
 export type JobBody = z.infer<typeof jobSchema>;

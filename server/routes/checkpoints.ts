@@ -79,12 +79,12 @@ export function checkpointRoutes(service: Service): Route[] {
     route(
       {
         method: 'get',
-        path: '/v1/checkpoints/:id/files/:path{.+}',
+        path: '/v1/checkpoints/:id/files/:path{[^]+}',
         tag: 'checkpoints',
         summary: 'One file of a checkpoint',
         description: 'Ranges, If-Range, If-None-Match and HEAD are understood; the ETag is the SHA-256 of the file.',
         params: { ...idParam, path: 'As it is listed.' },
-        headers: { Range: 'One range of bytes.' },
+        headers: { Range: { description: 'One range of bytes.' } },
         answers: {
           200: { description: 'The file.', type: 'application/octet-stream' },
           206: { description: 'The part that was asked for.', type: 'application/octet-stream' },

@@ -9,6 +9,7 @@ import { type ErrorCode, MoltError } from '../../errors.ts';
 import { hasArtifact } from '../../queue/jobs.ts';
 import { httpStatus } from '../http-errors.ts';
 import { type HttpContext, type Route, route } from '../route.ts';
+import { hubErrorSchema } from '../schemas.ts';
 import type { Service } from '../service.ts';
 import { type OpenCheckpoint, openCheckpoint, sendCheckpointFile } from './checkpoints.ts';
 
@@ -19,14 +20,16 @@ interface Repository extends OpenCheckpoint {
 }
 
 const repoParams = { job: 'Id of a job that has succeeded.', revision: '`main`, `HEAD` or the commit.' };
-const json = { 200: { description: 'As the Hub answers.', type: 'application/json' } } as const;
+const missingHere = { 404: { description: 'There is no such model, revision or file.', schema: hubErrorSchema } };
+const json = { ...missingHere, 200: { description: 'As the Hub answers.', type: 'application/json' } };
 const file = {
+  ...missingHere,
   200: { description: 'The file.', type: 'application/octet-stream' },
   206: { description: 'The part that was asked for.', type: 'application/octet-stream' },
   304: { description: 'The client has it.' },
-} as const;
+};
 const described = { tag: 'hub', ignoresQuery: true } as const;
-const errors: readonly ErrorCode[] = ['job_not_found', 'checkpoint_not_found', 'artifact_corrupt'];
+const errors: readonly ErrorCode[] = ['artifact_corrupt'];
 /** Files larger than this are "lfs" files on the Hub: clients then check their SHA-256. We give it for all of them. */
 const pointerBytes = 134;
 
@@ -56,7 +59,7 @@ export function hubRoutes(service: Service): Route[] {
     about('/api/models/molt/:job', 'A model', modelInfo),
     about('/api/models/molt/:job/revision/:revision', 'A model at a revision', modelInfo),
     about('/api/models/molt/:job/tree/:revision', 'Files of a model', treeOf),
-    about('/api/models/molt/:job/tree/:revision/:path{.+}', 'Files of a folder of a model', (repository, folder) =>
+    about('/api/models/molt/:job/tree/:revision/:path{[^]+}', 'Files of a folder of a model', (repository, folder) =>
       treeOf(repository).filter(({ path }) => path.startsWith(`${folder}/`)),
     ),
     route(
@@ -76,8 +79,8 @@ export function hubRoutes(service: Service): Route[] {
           return c.json(treeOf(repository).filter(({ path }) => wanted.includes(path)));
         }),
     ),
-    content('/molt/:job/resolve/:revision/:path{.+}', 'A file of a model'),
-    content('/molt/:job/raw/:revision/:path{.+}', 'A file of a model, as the Hub calls small ones'),
+    content('/molt/:job/resolve/:revision/:path{[^]+}', 'A file of a model'),
+    content('/molt/:job/raw/:revision/:path{[^]+}', 'A file of a model, as the Hub calls small ones'),
   ];
 }
 

@@ -30,9 +30,14 @@ export function jobRoutes(service: Service): Route[] {
           'The body is a recipe, as YAML or JSON; `{"extends": "demo"}` is one. Paths must lie below the data roots of ' +
           'the server. With an Idempotency-Key the request can be repeated: it answers 200 with the job it made.',
         query: z.strictObject({
-          name: z.string().max(longestName).optional().meta({ description: 'A name of your own for the job.' }),
+          name: z.string().min(1).max(longestName).optional().meta({ description: 'A name of your own for the job.' }),
         }),
-        headers: { 'Idempotency-Key': 'Any text, new for every job; remembered for a day.' },
+        headers: {
+          'Idempotency-Key': {
+            description: 'Any text, new for every job; remembered for a day.',
+            pattern: `^[ -~]{1,${longestKey}}$`,
+          },
+        },
         body: { description: 'A recipe.', types: recipeTypes, schema: 'Recipe' },
         answers: {
           201: { description: 'The job, queued.', schema: jobSchema },

@@ -9,7 +9,7 @@ import { eventListSchema, logListSchema, metricsSchema } from '../schemas.ts';
 import { commonHeaders, type Service } from '../service.ts';
 
 const jobParam = { id: 'Id of the job.' };
-const stage = z.string().optional().meta({ description: 'Only of this stage.' });
+const stage = z.string().min(1).optional().meta({ description: 'Only of this stage.' });
 
 export function watchingRoutes(service: Service): Route[] {
   const { client, feed, jobs } = service;
@@ -30,7 +30,7 @@ export function watchingRoutes(service: Service): Route[] {
           after: wholeNumber(0).optional().meta({ description: 'Only what comes after this id.' }),
           limit: wholeNumber(1, 1000).default(100),
         }),
-        headers: { 'Last-Event-ID': 'For a stream: the same as `after`.' },
+        headers: { 'Last-Event-ID': { description: 'For a stream: the same as `after`.', pattern: '^\\d{0,15}$' } },
         answers: { 200: { description: 'A page of events, or the stream.', schema: eventListSchema } },
         errors: ['job_not_found'],
       },
@@ -61,7 +61,7 @@ export function watchingRoutes(service: Service): Route[] {
         params: jobParam,
         query: z.strictObject({
           stage,
-          keys: z.string().optional().meta({ description: 'Measures, separated by commas; default all.' }),
+          keys: z.string().min(1).optional().meta({ description: 'Measures, separated by commas; default all.' }),
           since_step: wholeNumber(0).optional().meta({
             description: 'Only steps after this one.',
           }),

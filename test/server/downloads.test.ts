@@ -1,7 +1,6 @@
 import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
-  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -17,49 +16,14 @@ import { join } from 'node:path';
 import { downloadFile, listFiles, modelInfo, snapshotDownload } from '@huggingface/hub';
 import { describe, expect, test } from 'vitest';
 import { sealDirectory } from '../../checkpoints/manifest.ts';
-import { openHome } from '../../queue/home.ts';
-import { appendEvent, createJob } from '../../queue/job-files.ts';
 import { newJobId } from '../../queue/jobs.ts';
 import { tarBytes, tarOf } from '../../server/tar.ts';
-import { type Answer, type Api, useApis } from '../support/api.ts';
+import { type Answer, useApis } from '../support/api.ts';
 import { waitUntil } from '../support/processes.ts';
+import { files, publish } from '../support/published-model.ts';
 import { temporaryDirectory } from '../support/temporary-directory.ts';
 
 const serve = useApis();
-
-const files: Readonly<Record<string, Buffer>> = {
-  'README.md': Buffer.from('# A model\n'),
-  'config.json': Buffer.from('{"model_type": "test"}'),
-  'empty.txt': Buffer.alloc(0),
-  'folder/naïve name+%41.json': Buffer.from('{}'),
-  'model.safetensors': randomBytes(3 << 20),
-};
-
-/** Puts a finished job with an exported model of the files above on record. Returns its id and its checkpoint's. */
-async function publish(
-  api: Api,
-  contents = files,
-): Promise<{ readonly job: string; readonly key: string; readonly dir: string }> {
-  const home = openHome(api.box.home);
-  const key = randomBytes(32).toString('hex');
-  const dir = join(home.store, 'artifacts', key);
-  for (const [path, content] of Object.entries(contents)) {
-    mkdirSync(join(dir, path, '..'), { recursive: true });
-    writeFileSync(join(dir, path), content);
-  }
-  await sealDirectory(dir);
-  const job = newJobId();
-  createJob(home, {
-    id: job,
-    name: null,
-    createdAt: new Date().toISOString(),
-    recipe: api.box.recipe(),
-    stages: [{ name: 'export', queue: 'cpu', version: 1, needs: [], key }],
-  });
-  appendEvent(home, job, { type: 'job', status: 'queued' });
-  appendEvent(home, job, { type: 'stage', stage: 'export', status: 'succeeded', attempt: 1, summary: {} });
-  return { job, key, dir };
-}
 
 function sha256(content: Buffer | string): string {
   return createHash('sha256').update(content).digest('hex');
@@ -67,7 +31,7 @@ function sha256(content: Buffer | string): string {
 
 test('a file comes whole, in ranges, or not at all if the client has it; its tag is the hash of its contents', async () => {
   const api = await serve();
-  const { job, key } = await publish(api);
+  const { job, key } = await publish(api.box);
   const checkpoints = (await api.get(`/v1/jobs/${job}/checkpoints`)).body.data;
   const bytes = Object.values(files).reduce((sum, content) => sum + content.length, 0);
   expect(checkpoints).toMatchObject([{ id: key, stage: 'export', files: 5, bytes }]);
@@ -131,7 +95,7 @@ test('a file comes whole, in ranges, or not at all if the client has it; its tag
 
 test('no name leads out of a checkpoint, and a damaged one is never sent as if it were whole', async () => {
   const api = await serve();
-  const { job, key, dir } = await publish(api);
+  const { job, key, dir } = await publish(api.box);
   const at = (path: string): Promise<Answer> => api.get(`/v1/checkpoints/${key}/files/${path}`);
   const canary = join(dir, '..', 'canary');
   writeFileSync(canary, 'canary');
@@ -168,7 +132,7 @@ test('a download that is given up frees its file, and one of a file that is dele
   const api = await serve();
   // More than the buffers of a few connections hold.
   const content = randomBytes(48 << 20);
-  const { key, dir } = await publish(api, { 'model.safetensors': content });
+  const { key, dir } = await publish(api.box, { 'model.safetensors': content });
   const large = join(dir, 'model.safetensors');
   const openFiles = () =>
     readdirSync(`/proc/${api.process.pid}/fd`).filter((fd) =>
@@ -199,7 +163,7 @@ test('the clients of the Hub find the exported model of a job, with every byte',
   // @huggingface/hub takes a length of 0 for none, and does not escape percent signs.
   const { 'config.json': config, 'model.safetensors': weights } = files;
   const contents = { 'config.json': config!, 'folder/naïve name.json': config!, 'model.safetensors': weights! };
-  const { job } = await publish(api, contents);
+  const { job } = await publish(api.box, contents);
   const [hubUrl, repo] = [api.url, `molt/${job}`];
   const info = await modelInfo({ name: repo, hubUrl, additionalFields: ['sha'] });
   expect(info).toMatchObject({ name: repo, sha: expect.stringMatching(/^[0-9a-f]{40}$/) });
@@ -234,7 +198,7 @@ describe('a tar archive', () => {
 
   test('of a checkpoint unpacks to its files, with the length that was promised and the same bytes each time', async () => {
     const api = await serve();
-    const { key } = await publish(api);
+    const { key } = await publish(api.box);
     const url = `${api.url}/v1/checkpoints/${key}/tar`;
     const first = await fetch(url);
     const archive = Buffer.from(await first.arrayBuffer());

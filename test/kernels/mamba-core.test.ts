@@ -15,16 +15,17 @@ import { documentStarts, type OpCase, tensorsOf } from '../support/op-cases.ts';
 import { array64, relativeError } from '../support/reference.ts';
 import { read, readAll } from '../support/tensors.ts';
 
-// A result rounded to bf16 is off by at most 2^-9 = 0.002, on average by 0.0017 of its 2-norm.
+// Operands rounded to bf16 are off by at most 2^-9 = 0.002. Measured: at most 4e-3.
 const TOLERANCE = 1e-2;
 
 const documents = documentStarts([{ lengths: [1, 2, 70, 30, 67] }, { before: 3, lengths: [100, 70] }]);
 const random = createRandom(77);
 const cases = [
-  { heads: 2, headDim: 64, stateSize: 65 },
+  { heads: 4, headDim: 64, stateSize: 65 },
   { heads: 3, headDim: 48, stateSize: 49 },
   { heads: 5, headDim: 8, stateSize: 9 },
-  { heads: 2, headDim: 16, stateSize: 17 },
+  { heads: 4, headDim: 16, stateSize: 17 },
+  { heads: 3, headDim: 20, stateSize: 7 },
 ].map((sizes) => rounded(mambaCoreCase(random, documents, { ...sizes, activationScale: 2 ** -8 })));
 
 /** The case with inputs that bf16 holds exactly, where they are stored so. */
@@ -54,15 +55,8 @@ describe.skipIf(nativeMissing !== undefined)('on native, stored as bf16', () => 
     const inputs = tensorsOf(op);
     const stored = { ...inputs, projected: castStorage(inputs['projected']!, 'bf16') };
     const sources = (from: Readonly<Record<string, tf.Tensor>>) => mambaCoreGradients.map((name) => from[name]!);
-    const shape = op.reference(op.inputs)[0]!.shape;
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    const halfDy = castStorage(
-      tf.tensor(
-        Float32Array.from({ length: size }, () => random.normal()),
-        [...shape],
-      ),
-      'bf16',
-    );
+    // The gradient of half the sum of squares, under which sums over tokens do not nearly cancel.
+    const [halfDy] = op.fused(stored) as [tf.Tensor];
     const dy = castStorage(halfDy, 'f32');
 
     resetImplicitCastCounts();

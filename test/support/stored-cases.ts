@@ -12,6 +12,7 @@ import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
 import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { createRandom } from '../../kernels/random.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
+import { mambaCoreCase } from './mamba-case.ts';
 import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
 import * as reference from './reference.ts';
 import { type Array64, array64 } from './reference.ts';
@@ -79,6 +80,22 @@ export function storedCases(): StoredCase[] {
     composed: (t) => [tf.add(t['a']!, t['b']!)],
     reference: (arrays) => [reference.add(arrays['a']!, arrays['b']!)],
   });
+
+  // Without dtBias and aLog: sums over all tokens that may nearly cancel (mamba-core.test.ts has them).
+  const storedCore = (heads: number, headDim: number, stateSize: number, lengths: readonly number[]): StoredCase => {
+    const options = { heads, headDim, stateSize, activationScale: 2 ** -8 };
+    const op = mambaCoreCase(random, documentStarts([{ lengths }]), options);
+    const projected = op.inputs['projected']!;
+    projected.data.set(floatsFromBf16(bf16FromFloats(Float32Array.from(projected.data))));
+    return {
+      ...op,
+      name: `${op.name}, bf16 projected`,
+      stored: ['projected'],
+      output: 'bf16',
+      differentiable: op.differentiable.filter((name) => name !== 'dtBias' && name !== 'aLog'),
+      rounds: true,
+    };
+  };
 
   const storedMlp = (
     sizes: Parameters<typeof gatedMlpCase>[0],
@@ -176,6 +193,10 @@ export function storedCases(): StoredCase[] {
     rmsNormCase(67, 64, ['x', 'weight'], 'bf16'),
     embeddingCase(70, 1025, 20),
     embeddingCase(3, 5, 64),
+    storedCore(2, 64, 65, [70, 131]),
+    storedCore(3, 48, 49, [1, 2, 3, 64, 65]),
+    storedCore(2, 20, 7, [33]),
+    storedCore(5, 8, 9, [300]),
     storedMlp({ R: [1], D: 64, I: 172 }),
     storedMlp({ R: [40], D: 35, I: 67 }),
     storedMlp({ R: [2, 70], D: 130, I: 90, recompute: true }),

@@ -10,7 +10,7 @@ MOLT_SIMD_BEGIN
 
 constexpr int kTaps = 4;
 
-// Neighbouring channels of the convolution.
+// Neighbouring columns of a matrix, or channels of the convolution.
 struct Run {
   int64_t first, width;
 };
@@ -28,6 +28,7 @@ struct Mixer {
   int64_t channels() const { return H * (P + 2 * N); }
   int64_t columns() const { return inner() + channels(); }
   Head head(int64_t h) const { return {P, N, rate_of(a_log[h]), d[h]}; }
+  Run z_of(int64_t h) const { return {h * P, P}; }  // the same columns in do, out and gain
   Run x_of(int64_t h) const { return {h * P, P}; }
   Run b_of(int64_t h) const { return {inner() + h * N, N}; }
   Run c_of(int64_t h) const { return {inner() + H * N + h * N, N}; }
@@ -46,26 +47,50 @@ static inline Mixer mixer_of(const Tensor* in, const Call& call, Scratch& scratc
           in[7].f32(),       in[8].i32(),       s,            s == 1 ? 1 : 2 / s};
 }
 
+// Rows [first, first + count) of some columns of a matrix, as floats side by side. Everything a kernel reads is copied
+// before it is used: rows lie far apart in memory, and in a loop that does nothing else many are on their way at once.
+static inline void copy_columns(const Tensor& from, int64_t first, int64_t count, Run columns, float* to, int64_t ld) {
+  with_stored(from, [&](const auto* matrix) {
+    const int64_t ld_from = from.last();
+    const auto* row = matrix + first * ld_from + columns.first;
+    for (int64_t i = 0; i < count; i++, row += ld_from, to += ld)
+      for_row(columns.width, [&](auto at) { at.store(to, at.load(row)); });
+  });
+}
+
+// The columns of one run in a block of tokens, behind room for three rows of history.
+struct RunRows {
+  Run run;
+  int64_t ld;
+  float* history;
+  float* rows() const { return history + (kTaps - 1) * ld; }
+
+  RunRows(Run run_, int64_t longest, int64_t ld_, Scratch& scratch)
+      : run(run_), ld(ld_), history(scratch.floats((kTaps - 1 + longest) * ld)) {}
+
+  void load(const Mixer& m, int64_t row, int64_t first, int64_t end) const {
+    const int64_t before = smaller(first, kTaps - 1);
+    copy_columns(m.projected, row * m.T + first - before, end - first + before, {m.inner() + run.first, run.width},
+                 rows() - before * ld, ld);
+  }
+};
+
 // φ of the convolution of one run for the tokens [first, end) of a row, into out[t − first, ld]; φ' into `slope` where
 // it is not null.
-template <class T>
-static void convolve_run(const Mixer& m, const T* projected, int64_t row, Run run, int64_t first, int64_t end,
-                         float* out, float* slope, int64_t ld) {
-  const int64_t columns = m.columns();
-  const T* in = projected + row * m.T * columns + m.inner() + run.first;
-  const float *weight = m.weight + run.first, *bias = m.bias + run.first;
+static inline void convolve(const Mixer& m, int64_t row, const RunRows& in, int64_t first, int64_t end, float* out,
+                            float* slope) {
+  const int64_t ld = in.ld;
+  const float *weight = m.weight + in.run.first, *bias = m.bias + in.run.first;
   const int32_t* start = m.start + row * m.T;
-  for_row(run.width, [&](auto at) {
+  for_row(in.run.width, [&](auto at) {
     const Vec offset = at.load(bias);
     Vec taps[kTaps], earlier[kTaps - 1];  // earlier[d]: the input d + 1 tokens back
     for (int d = 0; d < kTaps; d++) taps[d] = at.load(weight + d * m.channels());
-    for (int d = 0; d < kTaps - 1; d++) {
-      const int64_t t = first - 1 - d;
-      earlier[d] = t >= larger(0, start[first]) ? at.load(in + t * columns) : Vec{};
-    }
+    for (int d = 0; d < kTaps - 1; d++)
+      earlier[d] = first - 1 - d >= larger(0, start[first]) ? at.load(in.rows() - (1 + d) * ld) : Vec{};
     for (int64_t t = first; t < end; t++) {
       if (start[t] == t) earlier[0] = earlier[1] = earlier[2] = Vec{};
-      const Vec x = at.load(in + t * columns);
+      const Vec x = at.load(in.rows() + (t - first) * ld);
       const Vec u = offset + taps[0] * x + taps[1] * earlier[0] + taps[2] * earlier[1] + taps[3] * earlier[2];
       const Vec v = m.scale * u, sig = sigmoid_near_zero(v);
       at.store(out + (t - first) * ld, m.factor * v * sig);
@@ -78,14 +103,19 @@ static void convolve_run(const Mixer& m, const T* projected, int64_t row, Run ru
   });
 }
 
-static inline void convolve(const Mixer& m, int64_t row, Run run, int64_t first, int64_t end, float* out, float* slope,
-                            int64_t ld) {
-  with_stored(m.projected, [&](const auto* p) { convolve_run(m, p, row, run, first, end, out, slope, ld); });
-}
-
 // e + dtBias of one head for the tokens [first, end): the arguments of softplus, side by side instead of H apart.
 static inline void raw_steps(const Mixer& m, int64_t row, int64_t h, int64_t first, int64_t end, float* to) {
   for (int64_t t = first; t < end; t++) to[t - first] = m.e[(row * m.T + t) * m.H + h] + m.dt_bias[h];
+}
+
+// Calls body(Step) with the arithmetic of the scan's products: of bf16 where the columns are stored so and the processor
+// multiplies it, else of floats.
+template <class Body>
+static inline void with_step([[maybe_unused]] const Mixer& m, Body&& body) {
+#if defined(__AVX512BF16__)
+  if (m.projected.is_bf16()) return body(Bf16Pairs{});
+#endif
+  body(Floats{});
 }
 
 // About what a token of a head costs beyond the scan.

@@ -6,6 +6,8 @@
 //   de = ddt σ(e + dtBias) = ddtBias of that token
 //   du_t = (dx, dB or dC)_t ∘ φ'(u_t);   dprojected_t = Σ_d weight[3 − d] ∘ du_{t+d}
 //   dweight[3 − d] = Σ_t du_t ∘ projected_{t−d};   dbias = Σ_t du_t
+//
+// levels: avx512bf16
 #include "mamba_core.h"
 #include "parallel.h"
 #include "ssd_grad.h"
@@ -19,7 +21,7 @@ struct RowSums {
   double *dt_bias, *a_log, *d;    // [H]
 };
 
-struct MixerGrad {
+struct CoreGrad {
   const Mixer& m;
   const Tensor& dout;  // [B,T,HP], f32 or bf16
   Tensor& dprojected;  // stored like projected
@@ -27,12 +29,13 @@ struct MixerGrad {
 };
 
 // Rows of a head, out of and into the tensors of the kernel.
-class MixerRows {
-  const MixerGrad& g;
+class CoreGradRows {
+  const CoreGrad& g;
   const Mixer& m;
   const RowSums& sums;
   const int64_t row, h;
-  HeadRows& rows;
+  HeadGradRows& rows;
+  const RunRows raw_x, raw_b, raw_c;
   float *x_slope, *b_slope, *c_slope;  // φ' of the three runs
   float *x_ahead, *b_ahead, *c_ahead;  // du of the three tokens behind the block, [3, ld]
   float *gated, *gate_slope;           // do ∘ SiLU(z), do ∘ gain ∘ SiLU'(z)
@@ -40,16 +43,24 @@ class MixerRows {
   double dt_bias_sum = 0;
 
  public:
-  MixerRows(const MixerGrad& grad, const RowSums& row_sums, int64_t row_, int64_t head, HeadRows& head_rows,
+  CoreGradRows(const CoreGrad& grad, const RowSums& row_sums, int64_t row_, int64_t head, HeadGradRows& head_rows,
             int64_t longest, Scratch& scratch)
-      : g(grad), m(grad.m), sums(row_sums), row(row_), h(head), rows(head_rows) {
+      : g(grad),
+        m(grad.m),
+        sums(row_sums),
+        row(row_),
+        h(head),
+        rows(head_rows),
+        raw_x(m.x_of(h), longest, rows.values, scratch),
+        raw_b(m.b_of(h), longest, rows.states, scratch),
+        raw_c(m.c_of(h), longest, rows.states, scratch) {
     x_slope = scratch.floats(longest * rows.values);
     b_slope = scratch.floats(longest * rows.states);
     c_slope = scratch.floats(longest * rows.states);
     gated = scratch.floats(longest * rows.values);
     gate_slope = scratch.floats(longest * rows.values);
     sigma = scratch.floats(longest);
-    rows.y = scratch.floats(round_up(longest, 16) * rows.values);
+    rows.wants_y = true;
     const auto nothing_behind = [&](int64_t ld) {
       float* ahead = scratch.floats((kTaps - 1) * ld);
       __builtin_memset(ahead, 0, (kTaps - 1) * ld * sizeof(float));
@@ -61,19 +72,22 @@ class MixerRows {
   }
 
   void load_written(int64_t first, int64_t end) {
-    convolve(m, row, m.x_of(h), first, end, rows.x, nullptr, rows.values);
-    convolve(m, row, m.b_of(h), first, end, rows.b, nullptr, rows.states);
+    raw_x.load(m, row, first, end);
+    raw_b.load(m, row, first, end);
+    convolve(m, row, raw_x, first, end, rows.x, nullptr);
+    convolve(m, row, raw_b, first, end, rows.b, nullptr);
     load_steps(first, end);
   }
 
   void load(int64_t first, int64_t end) {
-    convolve(m, row, m.x_of(h), first, end, rows.x, x_slope, rows.values);
-    convolve(m, row, m.b_of(h), first, end, rows.b, b_slope, rows.states);
-    convolve(m, row, m.c_of(h), first, end, rows.c, c_slope, rows.states);
+    raw_x.load(m, row, first, end);
+    raw_b.load(m, row, first, end);
+    raw_c.load(m, row, first, end);
+    convolve(m, row, raw_x, first, end, rows.x, x_slope);
+    convolve(m, row, raw_b, first, end, rows.b, b_slope);
+    convolve(m, row, raw_c, first, end, rows.c, c_slope);
     load_steps(first, end);
-    with_stored(m.projected, [&](const auto* p) {
-      with_stored(g.dout, [&](const auto* dout) { load_gates(p, dout, first, end); });
-    });
+    load_gates(first, end);
   }
 
   void store(int64_t first, int64_t end) {
@@ -82,13 +96,14 @@ class MixerRows {
       g.de[(row * m.T + t) * m.H + h] = d;
       dt_bias_sum += static_cast<double>(d);
     }
-    with_stored(g.dprojected, [&](auto* dp) {
-      const auto* p = m.projected.as<__typeof__(*dp)>();
-      store_gates(dp, first, end);
-      convolve_back(p, dp, m.x_of(h), first, end, rows.dx, x_slope, x_ahead, rows.values);
-      convolve_back(p, dp, m.b_of(h), first, end, rows.db, b_slope, b_ahead, rows.states);
-      convolve_back(p, dp, m.c_of(h), first, end, rows.dc, c_slope, c_ahead, rows.states);
-    });
+    gate_back(first, end);
+    convolve_back(raw_x, first, end, rows.dx, x_slope, x_ahead);
+    convolve_back(raw_b, first, end, rows.db, b_slope, b_ahead);
+    convolve_back(raw_c, first, end, rows.dc, c_slope, c_ahead);
+    store_columns(first, end, m.z_of(h), gate_slope, rows.values);
+    store_run(first, end, raw_x, rows.dx);
+    store_run(first, end, raw_b, rows.db);
+    store_run(first, end, raw_c, rows.dc);
   }
 
   void finish() const {
@@ -107,55 +122,65 @@ class MixerRows {
     });
   }
 
-  template <class T, class D>
-  void load_gates(const T* projected, const D* dout, int64_t first, int64_t end) {
-    const float* gain = m.gain + h * m.P;
-    for (int64_t t = first; t < end; t++) {
-      const T* z = projected + (row * m.T + t) * m.columns() + h * m.P;
-      const D* d = dout + (row * m.T + t) * m.inner() + h * m.P;
-      const int64_t to = (t - first) * rows.values;
+  void load_gates(int64_t first, int64_t end) {
+    const Run columns = m.z_of(h);
+    const float* gain = m.gain + columns.first;
+    float *z = gate_slope, *dout = gated;  // in the places of what is made of them
+    copy_columns(m.projected, row * m.T + first, end - first, columns, z, rows.values);
+    copy_columns(g.dout, row * m.T + first, end - first, columns, dout, rows.values);
+    for (int64_t t = 0; t < end - first; t++) {
+      const int64_t here = t * rows.values;
       for_row(m.P, [&](auto at) {
-        const Vec gate = at.load(z), sig = sigmoid(gate), silu = gate * sig;
-        const Vec into_gated = at.load(d) * silu, scaled = at.load(d) * at.load(gain);
-        at.store(gated + to, into_gated);
-        at.store(rows.dy + to, into_gated * at.load(gain));
-        at.store(gate_slope + to, scaled * sig * (1.0f + gate * (1.0f - sig)));
+        const Vec gate = at.load(z + here), sig = sigmoid(gate), d = at.load(dout + here), scale = at.load(gain);
+        const Vec into_gated = d * gate * sig;
+        at.store(gated + here, into_gated);
+        at.store(rows.dy + here, into_gated * scale);
+        at.store(gate_slope + here, d * scale * sig * (1.0f + gate * (1.0f - sig)));
       });
     }
   }
 
-  template <class T>
-  void store_gates(T* dprojected, int64_t first, int64_t end) {
+  // dz in place of gate_slope, and dgain.
+  void gate_back(int64_t first, int64_t end) {
+    float* total = sums.gain + m.z_of(h).first;
     for_row(m.P, [&](auto at) {
-      float* total = sums.gain + h * m.P;
       Vec dgain{};
-      for (int64_t t = first; t < end; t++) {
-        const int64_t from = (t - first) * rows.values;
-        const Vec y = at.load(rows.y + from);
-        dgain += at.load(gated + from) * y;
-        at.store(dprojected + (row * m.T + t) * m.columns() + h * m.P, at.load(gate_slope + from) * y);
+      for (int64_t t = 0; t < end - first; t++) {
+        const Vec y = at.load(rows.y + t * rows.values);
+        dgain += at.load(gated + t * rows.values) * y;
+        at.store(gate_slope + t * rows.values, at.load(gate_slope + t * rows.values) * y);
       }
       at.store(total, at.load(total) + dgain);
     });
   }
 
+  void store_columns(int64_t first, int64_t end, Run columns, const float* from, int64_t ld) {
+    with_stored(g.dprojected, [&](auto* matrix) {
+      auto* to = matrix + (row * m.T + first) * m.columns() + columns.first;
+      for (int64_t t = first; t < end; t++, to += m.columns(), from += ld)
+        for_row(columns.width, [&](auto at) { at.store(to, at.load(from)); });
+    });
+  }
+  void store_run(int64_t first, int64_t end, const RunRows& raw, const float* from) {
+    store_columns(first, end, {m.inner() + raw.run.first, raw.run.width}, from, raw.ld);
+  }
+
   // Back through φ and the convolution of one run, from the last token to the first: du of later tokens is at hand.
-  template <class T>
-  void convolve_back(const T* projected, T* dprojected, Run run, int64_t first, int64_t end, const float* gradient,
-                     const float* slope, float* ahead, int64_t ld) {
-    const int64_t columns = m.columns(), here = row * m.T * columns + m.inner() + run.first;
-    const float* weight = m.weight + run.first;
+  // In place: `gradient` becomes that of the raw columns.
+  void convolve_back(const RunRows& in, int64_t first, int64_t end, float* gradient, const float* slope,
+                     float* ahead) {
+    const int64_t ld = in.ld;
+    const float* weight = m.weight + in.run.first;
     const int32_t* start = m.start + row * m.T;
-    float* totals = sums.conv + run.first;
-    for_row(run.width, [&](auto at) {
+    float* totals = sums.conv + in.run.first;
+    for_row(in.run.width, [&](auto at) {
       Vec taps[kTaps], later[kTaps - 1], dtaps[kTaps] = {}, dbias{};  // later[d]: du of the token d + 1 behind
       for (int d = 0; d < kTaps; d++) taps[d] = at.load(weight + d * m.channels());
       for (int d = 0; d < kTaps - 1; d++) later[d] = at.load(ahead + d * ld);
       for (int64_t t = end - 1; t >= first; t--) {
-        const Vec x = at.load(projected + here + t * columns);
-        const Vec du = at.load(gradient + (t - first) * ld) * at.load(slope + (t - first) * ld);
-        at.store(dprojected + here + t * columns,
-                 taps[0] * du + taps[1] * later[0] + taps[2] * later[1] + taps[3] * later[2]);
+        const int64_t here = (t - first) * ld;
+        const Vec x = at.load(in.rows() + here), du = at.load(gradient + here) * at.load(slope + here);
+        at.store(gradient + here, taps[0] * du + taps[1] * later[0] + taps[2] * later[1] + taps[3] * later[2]);
         dbias += du;
         dtaps[0] += du * x;
         for (int d = 1; d < kTaps; d++) dtaps[d] += later[d - 1] * x;
@@ -199,7 +224,7 @@ static void mamba_core_grad(const Call& call) {
   Scratch scratch;
   const Mixer m = mixer_of(call.in + 1, call, scratch);
   const int64_t C = m.channels(), conv_sums = (kTaps + 1) * C;
-  const MixerGrad grad{m, call.in[0], call.out[0], call.out[1].f32()};
+  const CoreGrad grad{m, call.in[0], call.out[0], call.out[1].f32()};
 
   float *conv = scratch.floats(m.B * conv_sums), *gain = scratch.floats(m.B * m.inner());
   __builtin_memset(conv, 0, m.B * conv_sums * sizeof(float));
@@ -211,8 +236,11 @@ static void mamba_core_grad(const Call& call) {
     const int64_t row = i / m.H, h = i % m.H;
     const RowSums sums = {conv + row * conv_sums, gain + row * m.inner(), dt_bias + row * m.H, a_log + row * m.H,
                           d + row * m.H};
-    scan_head_grad(m.head(h), m.T, m.start + row * m.T, [&](HeadRows& rows, int64_t longest, Scratch& local) {
-      return MixerRows(grad, sums, row, h, rows, longest, local);
+    with_step(m, [&](auto step) {
+      using Step = decltype(step);
+      scan_head_grad<Step>(m.head(h), m.T, m.start + row * m.T, [&](HeadGradRows& rows, int64_t longest, Scratch& local) {
+        return CoreGradRows(grad, sums, row, h, rows, longest, local);
+      });
     });
   });
 

@@ -1,6 +1,6 @@
 // Drives the gradient of the scan of one head over a row of tokens: one sweep forwards for the states before every block,
 // one backwards that hands each block to its form of the gradient. Whose rows they are is the business of a `source`:
-//   source.load_written(first, end)   dt, x, b of these tokens into the HeadRows: what a state depends on
+//   source.load_written(first, end)   dt, x, b of these tokens into the HeadGradRows: what a state depends on
 //   source.load(first, end)           these, c and dy
 //   source.store(first, end)          takes the gradients
 // Small heads go token by token (ssd_grad_steps.h), large ones in chunks of matrix products (ssd_grad_chunks.h). In both,
@@ -16,21 +16,22 @@ struct GradForm {
   using type = Form;
 };
 
-template <class Body>
+// `Step` is the arithmetic of the chunks' products.
+template <class Step, class Body>
 static inline void with_grad_form(int64_t P, Body&& body) {
-  if (P > 2 * kLanes || P > 16) return body(GradForm<ChunksGrad>{});
+  if (P > 2 * kLanes || P > 16) return body(GradForm<ChunksGrad<Step>>{});
   if (P > kLanes) return body(GradForm<StepsGrad<Vec, 2>>{});
   with_vector_for(P, [&](auto v) { body(GradForm<StepsGrad<decltype(v), 1>>{}); });
 }
 
 // make_source(rows, longest) gives the source; `start` is that of the row.
-template <class MakeSource>
+template <class Step, class MakeSource>
 static void scan_head_grad(const Head& head, int64_t T, const int32_t* start, MakeSource&& make_source) {
-  with_grad_form(head.P, [&](auto chosen) {
+  with_grad_form<Step>(head.P, [&](auto chosen) {
     using Form = typename decltype(chosen)::type;
     Scratch scratch;
     const int64_t longest = Form::longest_block(head, T);
-    HeadRows rows(longest, Form::values_for(head.P), round_up(head.N, kPad), scratch);
+    HeadGradRows rows(longest, Form::values_for(head.P), round_up(head.N, kPad), scratch);
     Form form(head, rows, longest, scratch);
     auto source = make_source(rows, longest, scratch);
 

@@ -13,7 +13,7 @@ static inline void copy_rows(int64_t rows, int64_t width, const float* from, int
 struct ScanRows {
   const Scan& s;
   int64_t row, h;
-  HeadRows& rows;
+  HeadGradRows& rows;
   const float* dy;
   float *dx, *ddt, *db, *dc;
   double *da_log, *dd;  // [B,H]
@@ -57,7 +57,7 @@ static void ssd_scan_grad(const Call& call) {
   double *da_log_rows = scratch.doubles(s.B * s.H), *dd_rows = scratch.doubles(s.B * s.H);
   for_tasks(*call.pool, s.B * s.H, static_cast<double>(s.T) * grad_nanoseconds(s.P, s.N), [&](int64_t i) {
     const int64_t row = i / s.H, h = i % s.H;
-    scan_head_grad(s.head(h), s.T, s.start + row * s.T, [&](HeadRows& rows, int64_t, Scratch&) {
+    scan_head_grad<Floats>(s.head(h), s.T, s.start + row * s.T, [&](HeadGradRows& rows, int64_t, Scratch&) {
       return ScanRows{s, row, h, rows, dy, dx, ddt, db, dc, da_log_rows, dd_rows};
     });
   });

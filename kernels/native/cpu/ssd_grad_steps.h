@@ -40,7 +40,7 @@ template <class V, int Vectors>
 class StepsGrad {
   static constexpr int lanes = lanes_of<V>;
   const Head& head;
-  HeadRows& rows;
+  HeadGradRows& rows;
   float* decay;  // [longest block]
   V* states;     // before and after every token of a block
 
@@ -50,7 +50,7 @@ class StepsGrad {
     return larger(4, smaller(T, kKeptStates / (head.N * Vectors * lanes)));
   }
 
-  StepsGrad(const Head& head_, HeadRows& rows_, int64_t longest, Scratch& scratch)
+  StepsGrad(const Head& head_, HeadGradRows& rows_, int64_t longest, Scratch& scratch)
       : head(head_),
         rows(rows_),
         decay(scratch.floats(longest)),
@@ -154,7 +154,7 @@ class StepsGrad {
     V step_product{}, skip_product{};
     for (int i = 0; i < Vectors; i++) {
       store(rows.dx + t * rows.values + i * lanes, into_value[i] * rows.dt[t] + dout[i] * head.d);
-      if (rows.y != nullptr) store(rows.y + t * rows.values + i * lanes, out[i] + value[i] * head.d);
+      if (rows.wants_y) store(rows.y + t * rows.values + i * lanes, out[i] + value[i] * head.d);
       step_product += into_value[i] * value[i];
       skip_product += dout[i] * value[i];
     }

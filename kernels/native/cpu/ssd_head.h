@@ -13,27 +13,45 @@ struct Head {
 
 static inline float rate_of(float a_log) { return exp(splat<FourVec>(a_log))[0]; }
 
-// A stretch of tokens of one head for the gradient. Rows of x, y and their gradients are `values` floats apart, rows of
-// B and C and theirs `states`; what lies behind P and N is zero in what the scan reads and anything in what it makes.
-// There is room for a multiple of 16 tokens.
+// A stretch of tokens of one head. Rows of x and y are `values` floats apart, rows of B and C `states`; what lies behind P
+// and N is zero in what the scan reads and anything in what it makes. There is room for a multiple of 16 tokens.
 struct HeadRows {
   int64_t values, states;
   int64_t length = 0;
-  float *dt, *x, *b, *c, *dy;     // read
-  float *ddt, *dx, *db, *dc;      // made
-  float* y = nullptr;             // made where somebody wants it
-  double da_log = 0, dd = 0;      // sums over all stretches
+  float *dt, *x, *b, *c;  // read
+  float* y;               // made
 
   HeadRows(int64_t longest, int64_t values_, int64_t states_, Scratch& scratch) : values(values_), states(states_) {
-    const auto rows = [&](int64_t width) {
-      const int64_t size = round_up(longest, 16) * width;
-      float* array = scratch.floats(size);
-      __builtin_memset(array, 0, size * sizeof(float));
-      return array;
-    };
-    dt = rows(1), ddt = rows(1);
-    x = rows(values), dy = rows(values), dx = rows(values);
-    b = rows(states), c = rows(states), db = rows(states), dc = rows(states);
+    dt = zeros(longest, 1, scratch);
+    x = zeros(longest, values, scratch);
+    b = zeros(longest, states, scratch);
+    c = zeros(longest, states, scratch);
+    y = scratch.floats(round_up(longest, 16) * values);
+  }
+
+ protected:
+  static float* zeros(int64_t longest, int64_t width, Scratch& scratch) {
+    const int64_t size = round_up(longest, 16) * width;
+    float* array = scratch.floats(size);
+    __builtin_memset(array, 0, size * sizeof(float));
+    return array;
+  }
+};
+
+// The same with the rows of the gradients, those of dy like those of y and so on.
+struct HeadGradRows : HeadRows {
+  float* dy;                   // read
+  float *ddt, *dx, *db, *dc;   // made
+  bool wants_y = false;        // whether y is made as well
+  double da_log = 0, dd = 0;   // sums over all stretches
+
+  HeadGradRows(int64_t longest, int64_t values_, int64_t states_, Scratch& scratch)
+      : HeadRows(longest, values_, states_, scratch) {
+    dy = zeros(longest, values, scratch);
+    ddt = scratch.floats(round_up(longest, 16));
+    dx = scratch.floats(round_up(longest, 16) * values);
+    db = scratch.floats(round_up(longest, 16) * states);
+    dc = scratch.floats(round_up(longest, 16) * states);
   }
 };
 

@@ -9,9 +9,11 @@
  * The cache is not filled by a prompt: only the cost matters, and it does not depend on the values. With --python the
  * same is measured in PyTorch (bench/peer/pytorch_decode.py), in turns, and the ratio printed.
  */
+import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import * as tf from '@tensorflow/tfjs-core';
 import { openSafetensors } from '../checkpoints/safetensors.ts';
@@ -23,7 +25,15 @@ import { type Cache, createCache, disposeCache } from '../models/cache.ts';
 import { nextLogits } from '../models/generate.ts';
 import { createModel, type Model } from '../models/hybrid.ts';
 import { frozenWeight } from '../pipeline/load-model.ts';
-import { networksOf, type WorkloadName, writeWorkload } from './peer/workload.ts';
+import {
+  activationScale,
+  networksOf,
+  rmsNormEps,
+  ropeTheta,
+  type WorkloadName,
+  workloads,
+  writeWorkload,
+} from './peer/workload.ts';
 
 const { values: options } = parseArgs({
   options: {
@@ -33,6 +43,7 @@ const { values: options } = parseArgs({
     batches: { type: 'string', default: '1,8' },
     threads: { type: 'string', default: '2' },
     tokens: { type: 'string', default: '24' },
+    python: { type: 'string' },
   },
 });
 
@@ -41,8 +52,14 @@ const config = options.config as WorkloadName;
 const storage = (options.precision as Precision) === 'bf16' ? 'bf16' : 'f32';
 const contexts = numbers(options.contexts);
 const tokens = Number(options.tokens);
+let peer: Peer | undefined;
 await startBackend({ backend: 'native', threads: Number(options.threads) });
 const native = tf.backend() as NativeBackend;
+
+interface Peer {
+  readonly process: ChildProcess;
+  ask(request: { model: string; context: number; batch: number; tokens: number }): Promise<{ seconds: number }>;
+}
 
 const bandwidth = readBandwidth();
 console.log(`reading memory: ${(bandwidth / 1e9).toFixed(1)} GB/s with ${options.threads} threads`);
@@ -56,13 +73,36 @@ try {
   const teacher = createModel(networks.teacher, weights, positions, storage);
   const mixers = readWeights(files.mixers);
   const student = { ...teacher, network: networks.student, weights: new Map([...weights, ...mixers]) };
+  peer = options.python === undefined ? undefined : await startPeer(options.python, directory);
   for (const [name, model] of Object.entries({ teacher, student })) {
     for (const context of contexts) {
       for (const batch of numbers(options.batches)) await measure(name, model, context, batch);
     }
   }
 } finally {
+  peer?.process.kill();
   rmSync(directory, { recursive: true });
+}
+
+async function startPeer(python: string, files: string): Promise<Peer> {
+  const shape = { ...workloads[config], rmsNormEps, ropeTheta, activationScale };
+  const script = join(import.meta.dirname, 'peer', 'pytorch_decode.py');
+  const args = [script, files, options.threads, options.precision, JSON.stringify(shape)];
+  const child = spawn(python, args, { stdio: ['pipe', 'pipe', 'inherit'] });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async () => {
+    const { value, done } = await lines.next();
+    if (done) throw new Error('the PyTorch process ended without an answer');
+    return JSON.parse(value as string);
+  };
+  await next();
+  return {
+    process: child,
+    async ask(request) {
+      child.stdin.write(`${JSON.stringify(request)}\n`);
+      return (await next()) as { seconds: number };
+    },
+  };
 }
 
 async function measure(name: string, model: Model, context: number, batch: number): Promise<void> {
@@ -78,6 +118,7 @@ async function measure(name: string, model: Model, context: number, batch: numbe
   }
   const seconds = median(times);
   const bytes = bytesOfToken(model, cache, context);
+  const theirs = await peer?.ask({ model: name, context, batch, tokens });
   const fraction = bytes / seconds / bandwidth;
   console.log(
     [
@@ -89,6 +130,7 @@ async function measure(name: string, model: Model, context: number, batch: numbe
       `${(bytes / 2 ** 20).toFixed(0).padStart(5)} MB`,
       `${(bytes / seconds / 1e9).toFixed(1).padStart(5)} GB/s`,
       `${(100 * fraction).toFixed(0).padStart(3)} % of the bandwidth`,
+      ...(theirs === undefined ? [] : [`× ${(theirs.seconds / seconds).toFixed(2)} PyTorch`]),
     ].join('   '),
   );
   disposeCache(cache);

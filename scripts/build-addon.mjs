@@ -43,12 +43,13 @@ const commonFlags = [
 const avx2 = ['-mavx2', '-mfma'];
 const avx512 = [...avx2, '-mavx512f', '-mavx512bw', '-mavx512dq', '-mavx512vl', '-mprefer-vector-width=512'];
 
-/** The levels of core/isa.h in order; on other architectures there is only the baseline. */
+/** The levels of core/isa.h in order. On other architectures there is only the baseline; old compilers lack the last. */
 const x86Levels = [
   { name: 'baseline', flags: [], everybody: true },
   { name: 'avx2', flags: avx2, everybody: true },
   { name: 'avx512', flags: avx512, everybody: true },
   { name: 'avx512bf16', flags: [...avx512, '-mavx512bf16'], everybody: false },
+  { name: 'amx', flags: [...avx512, '-mavx512bf16', '-mamx-tile', '-mamx-bf16'], everybody: false },
 ];
 
 /**
@@ -109,7 +110,7 @@ export async function buildAddon({ log = () => {}, directory = join(root, 'build
 }
 
 /**
- * @typedef {{ command: string, version: string, x86: boolean }} Compiler
+ * @typedef {{ command: string, version: string, levels: typeof x86Levels }} Compiler
  * @typedef {{ source: string, object: string, flags: string[], level: number }} Unit
  * @typedef {{ hash: string, dependencies: string[] }} ManifestEntry
  * @typedef {Record<string, ManifestEntry>} Manifest
@@ -123,7 +124,8 @@ async function findCompiler() {
       const [version, machine] = await Promise.all([run(command, ['--version']), run(command, ['-dumpmachine'])]);
       // The kernels shuffle lanes with a builtin that clang lacks.
       if (version.stdout.includes('clang')) continue;
-      return { command, version: version.stdout, x86: machine.stdout.startsWith('x86_64') };
+      const levels = machine.stdout.startsWith('x86_64') ? await understoodLevels(command) : x86Levels.slice(0, 1);
+      return { command, version: version.stdout, levels };
     } catch {
       // not there: try the next one
     }
@@ -131,10 +133,24 @@ async function findCompiler() {
   return undefined;
 }
 
+/** AVX-512 needs g++ 5, bf16 in it g++ 10, AMX g++ 11. @param {string} command */
+async function understoodLevels(command) {
+  const understood = x86Levels.slice(0, 3);
+  for (const level of x86Levels.slice(3)) {
+    try {
+      await run(command, [...level.flags, '-E', '-x', 'c++', '/dev/null']);
+    } catch {
+      break;
+    }
+    understood.push(level);
+  }
+  return understood;
+}
+
 /** @param {Compiler} compiler @returns {Unit[]} */
 function listUnits(compiler) {
   const units = [];
-  const levels = compiler.x86 ? x86Levels : x86Levels.slice(0, 1);
+  const { levels } = compiler;
   for (const entry of readdirSync(sourceDirectory, { recursive: true, encoding: 'utf8' }).sort()) {
     if (!entry.endsWith('.cc')) continue;
     const source = join(sourceDirectory, entry);
@@ -143,7 +159,7 @@ function listUnits(compiler) {
     for (const [level, { name, flags: own, everybody }] of levels.entries()) {
       const wanted = entry.endsWith('.simd.cc') ? everybody || asked.includes(name) : level === named;
       if (!wanted) continue;
-      const flags = [...commonFlags, ...own, `-DMOLT_ISA_LEVEL=${level}`];
+      const flags = [...commonFlags, ...own, `-DMOLT_ISA_LEVEL=${level}`, `-DMOLT_ISA_LEVELS=${levels.length}`];
       const object = `${entry.replace(/\.cc$/, '').replaceAll(/[\\/]/g, '.')}.${level}.o`;
       units.push({ source, object, flags, level });
     }

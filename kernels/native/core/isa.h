@@ -11,11 +11,16 @@
 
 namespace molt {
 
-enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, avx512bf16 = 3 };
-constexpr int kIsaLevels = 4;
+enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, avx512bf16 = 3, amx = 4 };
+
+// How many of them this addon is compiled for: an older compiler lacks the last ones, another architecture all but one.
+#ifndef MOLT_ISA_LEVELS
+#define MOLT_ISA_LEVELS 1
+#endif
+constexpr int kIsaLevels = MOLT_ISA_LEVELS;
 
 // The best level this processor has, or a lower one asked for by the environment variable MOLT_ISA
-// (sse2 | baseline | avx2 | avx512 | avx512bf16). Asked once, then cached.
+// (sse2 | baseline | avx2 | avx512 | avx512bf16 | amx). Asked once, then cached.
 Isa active_isa();
 // The best level this processor has, whatever MOLT_ISA says: it can run all up to this one.
 Isa best_isa();

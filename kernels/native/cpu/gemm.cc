@@ -5,39 +5,31 @@
 
 namespace molt {
 
-namespace level0 {
-void gemm(Pool& pool, const Product& product);
-}
-#if defined(__x86_64__)
-namespace level1 {
-void gemm(Pool& pool, const Product& product);
-}
-namespace level2 {
-void gemm(Pool& pool, const Product& product);
-}
-namespace level3 {
-void gemm(Pool& pool, const Product& product);
-}
-#endif
-
-namespace {
-
-using Gemm = void (*)(Pool&, const Product&);
-
-Gemm choose() {
-#if defined(__x86_64__)
-  constexpr Gemm variants[kIsaLevels] = {level0::gemm, level1::gemm, level2::gemm, level3::gemm};
-  return variants[static_cast<int>(active_isa())];
-#else
-  return level0::gemm;
-#endif
-}
-
-}  // namespace
+#define MOLT_DECLARE_GEMM(level) \
+  namespace level {              \
+  void gemm(Pool& pool, const Product& product); \
+  }
+MOLT_DECLARE_GEMM(level0)
+MOLT_DECLARE_GEMM(level1)
+MOLT_DECLARE_GEMM(level2)
+MOLT_DECLARE_GEMM(level3)
+MOLT_DECLARE_GEMM(level4)
 
 void gemm(Pool& pool, const Product& product) {
-  static const Gemm variant = choose();
-  variant(pool, product);
+  static void (*const variants[kIsaLevels])(Pool&, const Product&) = {
+    level0::gemm,
+#if MOLT_ISA_LEVELS > 2
+    level1::gemm,
+    level2::gemm,
+#endif
+#if MOLT_ISA_LEVELS > 3
+    level3::gemm,
+#endif
+#if MOLT_ISA_LEVELS > 4
+    level4::gemm,
+#endif
+  };
+  variants[static_cast<int>(active_isa())](pool, product);
 }
 
 void gemm_here(const Product& product) {

@@ -1,5 +1,6 @@
 // Copies of blocks of a factor in the form that the register tile reads (tile.h), words of one or two elements along k:
-//   panel:  [steps, width] words. The right factor always lies so; a left factor that is stored transposed, too.
+//   panel:  [steps, width] words. The right factor always lies so; a left factor that is stored transposed, too, its
+//           panels as wide as a tile is high.
 //   rows:   rows of elements as stored, converted: for a left factor that is stored as the tile wants it, but in the
 //           other type.
 // Whatever lies beyond the matrix is zero, so that the tile need not ask.
@@ -8,9 +9,10 @@
 
 MOLT_SIMD_BEGIN
 
+// Steps along `depth` elements of k. The last ones are zero if a product takes several at once.
 template <class Step>
 static inline int64_t steps_of(int64_t depth) {
-  return blocks_of(depth, Step::kPerWord);
+  return round_up(blocks_of(depth, Step::kPerWord), Step::kStepsAtOnce);
 }
 
 // Elements of a factor on their way into a product of floats.
@@ -57,33 +59,89 @@ MOLT_INLINE V pairs(HalvesFor<V> low, HalvesFor<V> high) {
   return v;
 }
 
-// A panel of a factor whose stored rows are k: from[depth, columns], rows `ld` apart.
+// One step of words for 2 · kLanes columns of a factor whose stored rows are k: a row of floats, or two rows of bf16
+// with their columns interleaved. `count` columns exist; the others are zero. `next`: null behind the last row.
+struct StepWords {
+  Vec words[2];
+};
+
 template <class Step, class T>
-static void pack_panel(const T* from, int64_t ld, int64_t depth, int64_t columns, int64_t width,
-                       typename Step::Element* to) {
-  constexpr int word = Step::kPerWord;
-  const auto pack_columns = [&](int64_t j, int64_t count) {
-    const bool whole = count == kLanes;
-    for (int64_t k = 0; k < depth; k += word) {
-      const T* row = from + k * ld + j;
-      Vec words;
-      if constexpr (word == 1) {
-        words = whole ? enter<Step, Vec>(row) : enter_part<Step, Vec>(row, count);
+MOLT_INLINE StepWords step_words(const T* row, const T* next, int64_t count) {
+  if constexpr (Step::kPerWord == 1) {
+    if (count >= 2 * kLanes) return {{enter<Step, Vec>(row), enter<Step, Vec>(row + kLanes)}};
+    if (count >= kLanes) return {{enter<Step, Vec>(row), enter_part<Step, Vec>(row + kLanes, count - kLanes)}};
+    return {{enter_part<Step, Vec>(row, count), Vec{}}};
+  } else {
+    using Both = typename HalvesOf<2 * kLanes>::Half;
+    const auto both = [&](const T* from) {
+      HalvesFor<Vec> half[2] = {};
+      if (count >= 2 * kLanes) {
+        half[0] = halves<Vec>(from);
+        half[1] = halves<Vec>(from + kLanes);
+      } else if (count >= kLanes) {
+        half[0] = halves<Vec>(from);
+        half[1] = halves_part<Vec>(from + kLanes, count - kLanes);
       } else {
-        const HalvesFor<Vec> low = whole ? halves<Vec>(row) : halves_part<Vec>(row, count);
-        HalvesFor<Vec> high{};
-        if (k + 1 < depth) high = whole ? halves<Vec>(row + ld) : halves_part<Vec>(row + ld, count);
-        words = pairs<Vec>(low, high);
+        half[0] = halves_part<Vec>(from, count);
       }
-      typename Step::Element* cell = to + k * width + j * word;
-      if (j + kLanes <= width) {
-        store_words(cell, words);
-      } else {
-        __builtin_memcpy(cell, &words, (width - j) * sizeof(float));
+      Both bits;
+      __builtin_memcpy(&bits, half, sizeof bits);
+      return bits;
+    };
+    const Both low = both(row), high = next == nullptr ? Both{} : both(next);
+    Both from[2];
+    for (int half = 0; half < 2; half++)
+      for (int i = 0; i < 2 * kLanes; i++)
+        from[half][i] = static_cast<uint16_t>(half * kLanes + i / 2 + (i % 2) * 2 * kLanes);
+    StepWords result;
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+      const Both words = __builtin_shuffle(low, high, from[half]);
+      __builtin_memcpy(&result.words[half], &words, sizeof words);
+    }
+    return result;
+  }
+}
+
+// One vector of words at a step of a panel; half of it in the next panel if a panel is narrower than a vector.
+template <class Element>
+MOLT_INLINE void store_across(Element* to, Vec words, int64_t width, int64_t next_panel) {
+  if (width >= kLanes) return store_words(to, words);
+  HalfVec half[sizeof(Vec) / sizeof(HalfVec)];
+  __builtin_memcpy(half, &words, sizeof words);
+  store_words(to, half[0]);
+  store_words(to + next_panel, half[sizeof(Vec) / sizeof(HalfVec) - 1]);
+}
+
+// Elements from one panel to the next. A line more than it holds: panels of a power of two would compete for the same
+// few places of the nearest cache while they are written side by side.
+template <class Step>
+static inline int64_t panel_size(int64_t width, int64_t steps) {
+  return steps * width * Step::kPerWord + 64 / static_cast<int64_t>(sizeof(typename Step::Element));
+}
+
+// Panels of a factor whose stored rows are k, rows `ld` apart: steps [first, end) of `columns` columns, in panels of
+// `width` words `next_panel` elements apart. Zero beyond the columns, up to a whole panel, and beyond the depth.
+template <class Step, class T>
+static void pack_panels(const T* from, int64_t ld, int64_t first, int64_t end, int64_t depth, int64_t columns,
+                        int64_t width, int64_t next_panel, typename Step::Element* to) {
+  constexpr int64_t ahead = 8;  // steps: rows are too far apart for the hardware to guess the next
+  constexpr int word = Step::kPerWord;
+  for (int64_t step = first; step < end; step++) {
+    const int64_t k = step * word;
+    const T *row = k < depth ? from + k * ld : nullptr, *next = word > 1 && k + 1 < depth ? row + ld : nullptr;
+    for (int64_t j = 0; j < columns; j += 2 * kLanes) {
+      for (int i = 0; i < word; i++) __builtin_prefetch(from + (k + ahead * word + i) * ld + j);
+      StepWords two{};
+      if (row != nullptr) two = step_words<Step>(row + j, next == nullptr ? nullptr : next + j, columns - j);
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; half++) {
+        const int64_t column = j + half * kLanes;
+        typename Step::Element* cell = to + column / width * next_panel + (step * width + column % width) * word;
+        if (column < columns) store_across(cell, two.words[half], width, next_panel);
       }
     }
-  };
-  for (int64_t j = 0; j < width; j += kLanes) pack_columns(j, larger(0, smaller(kLanes, columns - j)));
+  }
 }
 
 // The words of one stored row along k.
@@ -142,6 +200,32 @@ static void pack_transposed_panel(const T* from, int64_t ld, int64_t depth, int6
   one_by_one(0, j, whole);
   one_by_one(j, width, 0);
 }
+
+#if defined(__AMX_BF16__)
+// Rows along k of a factor whose stored rows are k: to[rows, ld_to], zero beyond `depth`. Room for whole sixteens of rows.
+template <class T>
+static void pack_transposed_rows(const T* from, int64_t ld, int64_t rows, int64_t depth, Bf16* to, int64_t ld_to) {
+  for (int64_t i = 0; i < rows; i += 2 * kLanes) {
+    for (int64_t step = 0; step < ld_to / 2; step += kLanes) {
+      Vec square[2][kLanes];
+      for (int l = 0; l < kLanes; l++) {
+        const int64_t k = 2 * (step + l);
+        StepWords words{};
+        if (k < depth) {
+          const T* row = from + k * ld + i;
+          words = step_words<Bf16Pairs>(row, k + 1 < depth ? row + ld : nullptr, rows - i);
+        }
+        square[0][l] = words.words[0];
+        square[1][l] = words.words[1];
+      }
+      for (int half = 0; half < 2 && i + half * kLanes < rows; half++) {
+        transpose_square(square[half]);
+        for (int l = 0; l < kLanes; l++) store_words(to + (i + half * kLanes + l) * ld_to + 2 * step, square[half][l]);
+      }
+    }
+  }
+}
+#endif
 
 // Rows of a factor that is stored along k, in the product's own type: [rows, ld_to], zero from `depth` to ld_to.
 template <class Step, class T>

@@ -28,6 +28,7 @@ enum class Order { rows, columns };
 struct Floats {
   using Element = float;
   static constexpr int kPerWord = 1;
+  static constexpr int kStepsAtOnce = 1;
   template <class V>
   MOLT_INLINE static V multiply_add(V sum, V a, V b) {
     return sum + a * b;
@@ -41,6 +42,7 @@ struct RoundedFloats : Floats {};
 struct Bf16Pairs {
   using Element = Bf16;
   static constexpr int kPerWord = 2;
+  static constexpr int kStepsAtOnce = 1;
   template <class V>
   MOLT_INLINE static V multiply_add(V sum, V a, V b) {
     if constexpr (lanes_of<V> == 16) {
@@ -49,6 +51,15 @@ struct Bf16Pairs {
       return (V)_mm256_dpbf16_ps((__m256)sum, (__m256bh)a, (__m256bh)b);
     }
   }
+};
+#endif
+
+#if defined(__AMX_BF16__)
+// The same words for the tiles of AMX, which take 16 steps at once (gemm_amx.h).
+struct Bf16Tiles {
+  using Element = Bf16;
+  static constexpr int kPerWord = 2;
+  static constexpr int kStepsAtOnce = 16;
 };
 #endif
 

@@ -25,19 +25,10 @@ constexpr int64_t kRowBlocksAlone = 8;
 // A left factor that is stored transposed is copied into panels of so many rows.
 constexpr int64_t kLeftWidth = 2 * kTileRows == kLanes ? kTileRows : kRowsPerTask;
 
-template <class Body>
-static inline void with_elements(const Factor& f, Body&& body) {
-  if (f.dtype == DType::bf16) return body(static_cast<const Bf16*>(f.data));
-  body(static_cast<const float*>(f.data));
-}
-
 // The part of a factor that begins at an element of it.
 static inline Factor part(const Factor& f, int64_t row, int64_t column) {
   return f.from(f.transposed ? column * f.ld + row : row * f.ld + column);
 }
-
-static inline float* elements(Scratch& scratch, int64_t count, float) { return scratch.floats(count); }
-static inline Bf16* elements(Scratch& scratch, int64_t count, Bf16) { return scratch.bf16s(count); }
 
 // Whether elements lie in memory as the tile takes them.
 template <class Step>
@@ -111,7 +102,7 @@ struct RightFactor {
   // the tile reads all its lanes.
   RightFactor(const Factor& factor, int64_t columns, int64_t depth, int64_t steps, bool copy_all, Scratch& scratch)
       : b(factor), depth(depth), steps(steps) {
-    Element* to = elements(scratch, (columns / (2 * kLanes) + 2) * panel_size<Step>(2 * kLanes, steps), Element{});
+    Element* to = room_for<Step>(scratch, (columns / (2 * kLanes) + 2) * panel_size<Step>(2 * kLanes, steps));
     for (int64_t j = 0; j < columns;) {
       const int64_t width = Step::kStepsAtOnce > 1 ? 2 * kLanes : panel_width(columns - j);
       const int64_t present = smaller(width, columns - j);
@@ -171,7 +162,7 @@ static void multiply_range(Pool& pool, int64_t M, int64_t columns, int64_t depth
 
   const int64_t copy_size = left.copy_size(steps);
   const bool copy_first = left.needs_copies() && row_blocks < kRowBlocksAlone;
-  Element* copies = copy_first ? elements(scratch, row_blocks * copy_size, Element{}) : nullptr;
+  Element* copies = copy_first ? room_for<Step>(scratch, row_blocks * copy_size) : nullptr;
   const double copy_cost = static_cast<double>(steps) * 2 * kLanes / 4;
   for_tasks(pool, right.tasks() + (copy_first ? row_blocks : 0), copy_cost, [&](int64_t task) {
     const int64_t block = task - right.tasks();
@@ -193,7 +184,7 @@ static void multiply_range(Pool& pool, int64_t M, int64_t columns, int64_t depth
     if (!left.needs_copy(block)) {
       rows = left.in_place(block);
     } else {
-      Element* copy = copy_first ? copies + block * copy_size : elements(own, copy_size, Element{});
+      Element* copy = copy_first ? copies + block * copy_size : room_for<Step>(own, copy_size);
       if (!copy_first) left.copy(block, copy);
       rows = left.copied(copy);
     }
@@ -252,14 +243,15 @@ static void no_products(const Product& p) {
 void gemm(Pool& pool, const Product& p) {
   if (p.M <= 0 || p.N <= 0) return;
   if (p.K <= 0) return no_products(p);
-  if (p.M <= kFewRows && !p.a.transposed && p.b.transposed) return few_rows(pool, p);
-  if (p.a.dtype == DType::f32 && p.b.dtype == DType::f32) return multiply_ranges<Floats>(pool, p);
+  const bool few = p.M <= kFewRows && !p.a.transposed && p.b.transposed;
+  if (p.a.dtype == DType::f32 && p.b.dtype == DType::f32)
+    return few ? few_rows<Floats>(pool, p) : multiply_ranges<Floats>(pool, p);
 #if defined(__AMX_BF16__)
-  multiply_ranges<Bf16Tiles>(pool, p);
+  few ? few_rows<Bf16Pairs>(pool, p) : multiply_ranges<Bf16Tiles>(pool, p);
 #elif defined(__AVX512BF16__)
-  multiply_ranges<Bf16Pairs>(pool, p);
+  few ? few_rows<Bf16Pairs>(pool, p) : multiply_ranges<Bf16Pairs>(pool, p);
 #else
-  multiply_ranges<RoundedFloats>(pool, p);
+  few ? few_rows<RoundedFloats>(pool, p) : multiply_ranges<RoundedFloats>(pool, p);
 #endif
 }
 

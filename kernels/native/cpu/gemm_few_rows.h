@@ -1,77 +1,86 @@
-// C[M,N] = A[M,K] · B[N,K]ᵀ for few rows, such as one token of a decode: dot products along the rows of B, each of which
-// is read once, straight from memory. Copying B into panels would cost more than the product.
+// C[M,N] = A[M,K] · B[N,K]ᵀ for few rows, such as the tokens of one step of decoding: dot products along the rows of B,
+// each of which is read once, straight from memory, whose bandwidth is what limits this. Copying B into panels would
+// cost more than the product.
 #pragma once
-#include "gemm.h"
+#include "gemm_block.h"
 #include "parallel.h"
-#include "tile.h"
 
 MOLT_SIMD_BEGIN
 
-constexpr int64_t kFewRows = 3;
-
-template <class TA, class TB>
-static void few_rows_of(Pool& pool, const Product& p, const TA* A, int64_t lda, const TB* B) {
-  constexpr int group = 4;  // rows of B at a time, to have several chains of additions under way
-  const int64_t ldb = p.b.ld;
-  const auto finish = [&](int64_t m, int64_t n, float sum) {
-    const Result to = p.c.from(m * p.c.ld + n);
-    if (p.add != nullptr) sum += p.add[m * p.ld_add + n];
-    if (to.dtype == DType::bf16) {
-      auto* c = static_cast<Bf16*>(to.data);
-      store_part(c, splat<FourVec>(sum) + (p.accumulate ? load_part<FourVec>(c, 1) : FourVec{}), 1);
-    } else {
-      auto* c = static_cast<float*>(to.data);
-      *c = p.accumulate ? sum + *c : sum;
-    }
-  };
-  const auto dots = [&](auto count, int64_t m, int64_t n) {
-    constexpr int Count = decltype(count)::value;
-    Vec sums[Count] = {};
-    for_row(p.K, [&](auto k) {
-      const Vec a = k.load(A + m * lda);
+constexpr int64_t kFewRows = 8;
+// Columns [first, end) of C; A has Rows rows in the product's type, zero from K to `lda`. Several ranges of B's rows are
+// read at once, each in the order of memory: the hardware fetches ahead along a few long streams, and as many chains of
+// additions are under way.
+template <class Step, int Rows, class T>
+static void dot_products(const Product& p, const typename Step::Element* A, int64_t lda, const T* B, int64_t first,
+                         int64_t end) {
+  constexpr int streams = Rows <= 4 ? 4 : 2;
+  constexpr int64_t at_once = kLanes * Step::kPerWord;
+  const int64_t range = round_up(blocks_of(end - first, streams), kLanes);
+  const Ends ends{nullptr, 0, p.add, p.ld_add, p.accumulate, p.c};
+  for (int64_t from = first; from < first + range; from += kLanes) {
+    Vec dots[streams][Rows][kLanes];
+    for (int64_t column = 0; column < kLanes; column++) {
+      const T* row[streams];
+      // beyond the end the last row once more, for nothing
+      for (int s = 0; s < streams; s++) row[s] = B + smaller(from + s * range + column, end - 1) * p.b.ld;
+      Vec sums[streams][Rows] = {};
+      const auto add = [&](int64_t k, auto&& words_of) __attribute__((always_inline)) {
+        Vec b[streams];
 #pragma GCC unroll 4
-      for (int i = 0; i < Count; i++) sums[i] += a * k.load(B + (n + i) * ldb);
-    });
-    for (int i = 0; i < Count; i++) finish(m, n + i, sum(sums[i]));
-  };
-  const double nanoseconds = 2.0 * static_cast<double>(p.M * p.K) / (0.25 * kFlopPerNanosecond) + 4;
-  for_row_blocks(pool, blocks_of(p.N, group), group * nanoseconds, [&](int64_t first, int64_t end) {
-    for (int64_t g = first; g < end; g++) {
-      for (int64_t m = 0; m < p.M; m++) {
-        if ((g + 1) * group <= p.N) {
-          dots(Constant<group>{}, m, g * group);
-        } else {
-          for (int64_t n = g * group; n < p.N; n++) dots(Constant<1>{}, m, n);
+        for (int s = 0; s < streams; s++) {
+          if constexpr (streams < 4) __builtin_prefetch(row[s] + k + 2048 / sizeof(T));
+          b[s] = words_of(row[s] + k);
         }
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; i++) {
+          const Vec a = load_words<Vec>(A + i * lda + k);
+#pragma GCC unroll 4
+          for (int s = 0; s < streams; s++) sums[s][i] = Step::multiply_add(sums[s][i], a, b[s]);
+        }
+      };
+      int64_t k = 0;
+      for (; k + at_once <= p.K; k += at_once) add(k, [](const T* words) { return words_along_k<Step, Vec>(words); });
+      if (k < p.K) add(k, [&](const T* words) { return words_along_k_part<Step, Vec>(words, p.K - k); });
+#pragma GCC unroll 4
+      for (int s = 0; s < streams; s++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; i++) dots[s][i][column] = sums[s][i];
       }
     }
-  });
+    for (int s = 0; s < streams; s++) {
+      const int64_t n = from + s * range, columns = smaller(kLanes, end - n);
+      for (int64_t i = 0; i < smaller(Rows, p.M) && columns > 0; i++) {
+        Vec totals[1][1] = {{sum_each(dots[s][i])}};
+        finish(totals, ends.at(i, n), columns);
+      }
+    }
+  }
 }
 
-// A rounded to bf16 is a copy: K floats a row.
+template <class Step>
 static void few_rows(Pool& pool, const Product& p) {
-  const auto* a = static_cast<const float*>(p.a.data);
-  if (p.a.dtype == DType::f32 && p.b.dtype == DType::f32)
-    return few_rows_of(pool, p, a, p.a.ld, static_cast<const float*>(p.b.data));
+  const int rows = p.M <= 2 ? static_cast<int>(p.M) : p.M <= 4 ? 4 : 8;
+  const int64_t lda = round_up(p.K, kLanes * Step::kPerWord);
   Scratch scratch;
-  if (p.a.dtype == DType::f32) {
-    Bf16* rounded = scratch.bf16s(p.M * p.K);
-    for (int64_t m = 0; m < p.M; m++)
-      for_row(p.K, [&](auto k) { k.store(rounded + m * p.K, k.load(a + m * p.a.ld)); });
-    return few_rows_of(pool, p, rounded, p.K, static_cast<const Bf16*>(p.b.data));
-  }
-  const auto* a16 = static_cast<const Bf16*>(p.a.data);
-  if (p.b.dtype == DType::bf16) return few_rows_of(pool, p, a16, p.a.ld, static_cast<const Bf16*>(p.b.data));
-  // B is the large one: rounded a panel at a time would be no faster than this
-  Bf16* rounded = scratch.bf16s(p.N * p.K);
-  const auto* b = static_cast<const float*>(p.b.data);
-  for_row_blocks(pool, p.N, 0.1 * static_cast<double>(p.K), [&](int64_t first, int64_t end) {
-    for (int64_t n = first; n < end; n++)
-      for_row(p.K, [&](auto k) { k.store(rounded + n * p.K, k.load(b + n * p.b.ld)); });
+  auto* A = room_for<Step>(scratch, rows * lda);
+  with_elements(p.a, [&](auto* from) { pack_rows<Step>(from, p.a.ld, p.M, p.K, A, lda); });
+  __builtin_memset(A + p.M * lda, 0, (rows - p.M) * lda * sizeof(*A));
+  with_elements(p.b, [&](auto* B) {
+    const auto dots = [&](auto count) {
+      constexpr int Rows = decltype(count)::value;
+      // fixed blocks of columns, about as long as a thread is worth; ten bytes come from memory in a nanosecond
+      const double nanoseconds = static_cast<double>(p.K) * sizeof(*B) / 10 + 2 * Rows;
+      const int64_t block = round_up(larger(1, static_cast<int64_t>(kWorthAThread / nanoseconds)), 4 * kLanes);
+      for_tasks(pool, blocks_of(p.N, block), nanoseconds * static_cast<double>(block), [&](int64_t task) {
+        dot_products<Step, Rows>(p, A, lda, B, task * block, smaller(p.N, (task + 1) * block));
+      });
+    };
+    if (rows == 1) return dots(Constant<1>{});
+    if (rows == 2) return dots(Constant<2>{});
+    if (rows == 4) return dots(Constant<4>{});
+    dots(Constant<8>{});
   });
-  Product rest = p;
-  rest.b = transposed(factor(rounded, p.K));
-  few_rows_of(pool, rest, a16, p.a.ld, rounded);
 }
 
 MOLT_SIMD_END

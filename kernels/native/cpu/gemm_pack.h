@@ -5,6 +5,7 @@
 //           other type.
 // Whatever lies beyond the matrix is zero, so that the tile need not ask.
 #pragma once
+#include "gemm.h"
 #include "tile.h"
 
 MOLT_SIMD_BEGIN
@@ -13,6 +14,23 @@ MOLT_SIMD_BEGIN
 template <class Step>
 static inline int64_t steps_of(int64_t depth) {
   return round_up(blocks_of(depth, Step::kPerWord), Step::kStepsAtOnce);
+}
+
+// Calls body(pointer) with the type of a factor's elements.
+template <class Body>
+static inline void with_elements(const Factor& f, Body&& body) {
+  if (f.dtype == DType::bf16) return body(static_cast<const Bf16*>(f.data));
+  body(static_cast<const float*>(f.data));
+}
+
+// Temporary memory for elements of a product.
+template <class Step>
+static inline typename Step::Element* room_for(Scratch& scratch, int64_t count) {
+  if constexpr (is_same<typename Step::Element, Bf16>) {
+    return scratch.bf16s(count);
+  } else {
+    return scratch.floats(count);
+  }
 }
 
 // Elements of a factor on their way into a product of floats.
@@ -113,6 +131,28 @@ MOLT_INLINE void store_across(Element* to, Vec words, int64_t width, int64_t nex
   store_words(to + next_panel, half[sizeof(Vec) / sizeof(HalfVec) - 1]);
 }
 
+// One panel of a factor whose stored rows are k: from[depth, columns], rows `ld` apart, in `width` words a step.
+template <class Step, class T>
+static void pack_panel(const T* from, int64_t ld, int64_t depth, int64_t columns, int64_t width,
+                       typename Step::Element* to) {
+  constexpr int word = Step::kPerWord;
+  for (int64_t k = 0; k < depth; k += word) {
+    const T *row = from + k * ld, *next = word > 1 && k + 1 < depth ? row + ld : nullptr;
+    for (int64_t j = 0; j < width; j += 2 * kLanes) {
+      const int64_t count = larger(0, columns - j);
+      const StepWords two = step_words<Step>(row + j, next == nullptr ? nullptr : next + j, count);
+      for (int half = 0; half < 2; half++) {
+        const int64_t column = j + half * kLanes, room = width - column;
+        if (room >= kLanes) {
+          store_words(to + (k / word * width + column) * word, two.words[half]);
+        } else if (room > 0) {
+          __builtin_memcpy(to + (k / word * width + column) * word, &two.words[half], room * sizeof(float));
+        }
+      }
+    }
+  }
+}
+
 // Elements from one panel to the next. A line more than it holds: panels of a power of two would compete for the same
 // few places of the nearest cache while they are written side by side.
 template <class Step>
@@ -153,6 +193,22 @@ MOLT_INLINE V words_along_k(const T* from) {
     return load_words<V>(from);
   } else {
     const HalvesFor<V> both[2] = {halves<V>(from), halves<V>(from + lanes_of<V>)};
+    V v;
+    __builtin_memcpy(&v, both, sizeof v);
+    return v;
+  }
+}
+
+// The same of fewer than a vector of them holds: the first `count` elements.
+template <class Step, class V, class T>
+MOLT_INLINE V words_along_k_part(const T* from, int64_t count) {
+  constexpr int lanes = lanes_of<V>;
+  if constexpr (Step::kPerWord == 1) {
+    return enter_part<Step, V>(from, count);
+  } else {
+    HalvesFor<V> both[2] = {};
+    both[0] = count >= lanes ? halves<V>(from) : halves_part<V>(from, count);
+    if (count > lanes) both[1] = halves_part<V>(from + lanes, count - lanes);
     V v;
     __builtin_memcpy(&v, both, sizeof v);
     return v;

@@ -92,9 +92,7 @@ static Strip<Step> strip(const Factor& weight, int64_t rows, int64_t depth, type
   const bool ready = lies_ready<Step>(weight.dtype);
   if (weight.transposed) {
     if (ready && word == 1) return {static_cast<const typename Step::Element*>(weight.data), weight.ld, Order::columns};
-    with_data([&](auto* from) {
-      pack_panels<Step>(from, weight.ld, 0, steps_of<Step>(depth), depth, rows, kStripRows, 0, copy);
-    });
+    with_data([&](auto* from) { pack_panel<Step>(from, weight.ld, depth, rows, kStripRows, copy); });
     return {copy, kStripRows * word, Order::columns};
   }
   if (ready && depth % word == 0)

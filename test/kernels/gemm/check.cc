@@ -131,7 +131,7 @@ int main() {
   const int64_t sizes[][3] = {{1, 1, 1},    {1, 5, 3},     {2, 33, 17},   {3, 64, 31},    {4, 16, 2},    {5, 9, 40},
                               {7, 31, 15},  {8, 32, 16},   {9, 33, 33},   {12, 47, 64},   {16, 8, 65},   {31, 65, 96},
                               {33, 17, 1},  {64, 64, 64},  {65, 100, 127}, {63, 257, 32}, {129, 32, 385}, {70, 544, 50},
-                              {20, 40, 777}, {17, 530, 1030}, {10, 24, 2100}, {6, 3, 0}};
+                              {20, 40, 777}, {17, 530, 1030}, {10, 24, 2100}, {6, 3, 0},    {1, 3000, 40}, {6, 301, 70}};
   const DType types[] = {DType::f32, DType::bf16};
   for (const auto& [M, N, K] : sizes)
     for (const bool transpose_a : {false, true})
@@ -139,7 +139,7 @@ int main() {
         for (const DType a : types)
           for (const DType b : types)
             for (const DType c : types)
-              for (const int extra : {0, 1, 2, 3})
+              for (int extra = 0; extra < 4; extra += M * N * K < 100000 ? 1 : 3)
                 check({M, N, K, transpose_a, transpose_b, a, b, c, (extra & 1) != 0, (extra & 2) != 0});
   // more rows than are copied at a time
   for (const bool transpose_a : {false, true})

@@ -195,7 +195,8 @@ export const fusedRows: readonly KernelRow[] = [
   signature('CrossEntropyGrad', 'dnll[*R] logits[*R,V] lse[*R] labels:int32[*R] -> [*R,V]'),
   signature(
     'KlHead',
-    'student[R,D] teacher[R,E] studentWeight[V,D] teacherWeight[V,E] labels:int32[R] -> [R] [R] [R] [R] [R,D]',
+    'student:float[R,D] teacher:float[R,E] studentWeight:float[V,D] teacherWeight:float[V,E] labels:int32[R] -> ' +
+      '[R] [R] [R] [R] [R,D]',
     ['gradient'],
     { outputs: ({ gradient }) => (gradient === 0 ? '[R] [R] [R] [R] [0]' : '[R] [R] [R] [R] [R,D]') },
   ),

@@ -1,7 +1,9 @@
 /** One distillation step: what recomputation and precision change, and what they must not. */
 import * as tf from '@tensorflow/tfjs-core';
 import { beforeAll, describe, expect, it } from 'vitest';
+import { fallbackCounts, resetFallbackCounts } from '../../kernels/fallback.ts';
 import { castStorage } from '../../kernels/ops/storage.ts';
+import { implicitCastCounts, resetImplicitCastCounts } from '../../kernels/registry.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
 import type { Recompute } from '../../models/hybrid.ts';
 import { createDistillStep } from '../../pipeline/distill-step.ts';
@@ -67,6 +69,14 @@ describe.skipIf(nativeMissing !== undefined)('a distillation step', () => {
     expect(Math.abs(rounded![0]! / loss![0]! - 1)).toBeLessThan(5e-3);
     const errors = gradients.map((gradient, index) => distance(roundedGradients[index]!, gradient) / norm(gradient));
     expect(Math.max(...errors)).toBeLessThan(0.05);
+  });
+
+  it('in bf16 copies no tensor to float32 and computes nothing on the host', async () => {
+    resetImplicitCastCounts();
+    resetFallbackCounts();
+    await step({ storage: 'bf16' });
+    expect(implicitCastCounts()).toEqual({});
+    expect(fallbackCounts()).toEqual({});
   });
 });
 

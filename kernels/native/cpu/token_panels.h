@@ -21,6 +21,13 @@ static inline typename Step::Element* elements_of(Scratch& scratch, int64_t coun
   else return scratch.floats(count);
 }
 
+// Calls body(pointer) with the type of a factor's elements.
+template <class Body>
+static inline auto with_elements(const Factor& factor, Body&& body) {
+  if (factor.dtype == DType::bf16) return body(static_cast<const Bf16*>(factor.data));
+  return body(static_cast<const float*>(factor.data));
+}
+
 // The right factor [depth, tokens]: panels of two vectors of tokens, behind them one of one vector if tokens are left.
 // What pads the last one is zero.
 template <class Step>
@@ -55,12 +62,11 @@ struct TokenPanels {
                                   panel(first, 0));
   }
   void pack(const Factor& rows) const {
-    if (rows.dtype == DType::bf16) return pack(static_cast<const Bf16*>(rows.data), rows.ld);
-    pack(static_cast<const float*>(rows.data), rows.ld);
+    with_elements(rows, [&](auto* from) { pack(from, rows.ld); });
   }
 };
 
-// Some rows of a left factor as the tile reads them: where they lie, or copied if their type or their order forbids.
+// Some rows of a left factor as the tile reads them.
 template <class Step>
 struct Strip {
   const typename Step::Element* data;
@@ -68,39 +74,99 @@ struct Strip {
   Order order;
 };
 
-// Whether the elements of a factor are those of the product.
-template <class Step>
-static inline bool lies_ready(DType dtype) {
-  if constexpr (is_same<Step, Floats>) return dtype == DType::f32;
-  return Step::kPerWord == 2 && dtype == DType::bf16;  // floats may have to be rounded, bf16 to be widened
-}
-
-// Elements that `strip` needs for a copy.
+// Elements that `strip_of_rows` needs for a copy.
 template <class Step>
 static inline int64_t strip_elements(int64_t depth) {
   return kStripRows * steps_of<Step>(depth) * Step::kPerWord;
 }
 
-// Rows [0, rows) of a factor over the first `depth` of k. A transposed factor has k down its stored rows.
+// The first rows of a factor that has k along its stored rows: where they lie, or copied if they are of the wrong type.
 template <class Step>
-static Strip<Step> strip(const Factor& weight, int64_t rows, int64_t depth, typename Step::Element* copy) {
-  constexpr int word = Step::kPerWord;
-  const auto with_data = [&](auto&& use) {
-    if (weight.dtype == DType::bf16) return use(static_cast<const Bf16*>(weight.data));
-    use(static_cast<const float*>(weight.data));
-  };
-  const bool ready = lies_ready<Step>(weight.dtype);
-  if (weight.transposed) {
-    if (ready && word == 1) return {static_cast<const typename Step::Element*>(weight.data), weight.ld, Order::columns};
-    with_data([&](auto* from) { pack_panel<Step>(from, weight.ld, depth, rows, kStripRows, copy); });
-    return {copy, kStripRows * word, Order::columns};
-  }
-  if (ready && depth % word == 0)
-    return {static_cast<const typename Step::Element*>(weight.data), weight.ld, Order::rows};
-  const int64_t ld = steps_of<Step>(depth) * word;
-  with_data([&](auto* from) { pack_rows<Step>(from, weight.ld, rows, depth, copy, ld); });
-  return {copy, ld, Order::rows};
+static Strip<Step> strip_of_rows(const Factor& weight, int64_t rows, int64_t depth, typename Step::Element* copy) {
+  using Element = typename Step::Element;
+  const int64_t ld = steps_of<Step>(depth) * Step::kPerWord;
+  return with_elements(weight, [&](auto* from) -> Strip<Step> {
+    // floats of a rounded product may have more digits than it takes
+    constexpr bool ready = is_same<decltype(from), const Element*> && !is_same<Step, RoundedFloats>;
+    if constexpr (ready) {
+      if (ld == depth) return {from, weight.ld, Order::rows};
+    }
+    pack_rows<Step>(from, weight.ld, rows, depth, copy, ld);
+    return {copy, ld, Order::rows};
+  });
 }
+
+// Memory that will be read next, brought to the second cache a little with every tile: it comes from far away, and a
+// tile takes longer than that.
+struct Ahead {
+  const char* at = nullptr;
+  int64_t bytes = 0;
+
+  MOLT_INLINE void fetch(int64_t some) {
+    for (int64_t i = 0; i < smaller(some, bytes); i += 64) __builtin_prefetch(at + i, 0, 2);
+    at += some;
+    bytes -= some;
+  }
+  // One of `parts` equal parts.
+  MOLT_INLINE Ahead part(int64_t index, int64_t parts) const {
+    const int64_t each = blocks_of(bytes, parts);
+    return {at + index * each, larger(0, smaller(each, bytes - index * each))};
+  }
+};
+
+// The rows of a factor that has k along them.
+static inline Ahead ahead(const Factor& rows, int64_t count) {
+  return {static_cast<const char*>(rows.data), count * rows.ld * dtype_bytes(rows.dtype)};
+}
+
+// A left factor that has k down its stored rows, copied as strips of [steps, kStripRows] words: as it lies, the elements
+// of one strip are pages apart and share few sets of the caches.
+template <class Step>
+struct ColumnStrips {
+  typename Step::Element* data;
+  int64_t depth, columns;
+
+  static ColumnStrips in(Scratch& scratch, int64_t depth, int64_t columns) {
+    const int64_t words = steps_of<Step>(depth) * round_up(columns, kStripRows);
+    return {elements_of<Step>(scratch, words * Step::kPerWord), depth, columns};
+  }
+
+  typename Step::Element* words(int64_t step, int64_t column) const {
+    const int64_t strip = column / kStripRows;
+    return data + ((strip * steps_of<Step>(depth) + step) * kStripRows + column % kStripRows) * Step::kPerWord;
+  }
+  Strip<Step> strip(int64_t first_column) const {
+    return {words(0, first_column), kStripRows * Step::kPerWord, Order::columns};
+  }
+  Ahead ahead(int64_t first_column) const {
+    if (first_column >= columns) return {};
+    return {reinterpret_cast<const char*>(words(0, first_column)), steps_of<Step>(depth) * kStripRows * 4};
+  }
+
+  // Copies rows [first, end) of k; `first` is even. `from` is the factor's first row.
+  template <class T>
+  void copy(const T* from, int64_t ld, int64_t first, int64_t end) const {
+    for (int64_t k = first; k < end; k += Step::kPerWord) {
+      for (int64_t j = 0; j < round_up(columns, kStripRows); j += kLanes) {
+        const int64_t count = larger(0, smaller(kLanes, columns - j));
+        const bool whole = count == kLanes;
+        const T* row = from + k * ld + j;
+        Vec word;
+        if constexpr (Step::kPerWord == 1) {
+          word = whole ? enter<Step, Vec>(row) : enter_part<Step, Vec>(row, count);
+        } else {
+          HalvesFor<Vec> high{};
+          if (k + 1 < depth) high = whole ? halves<Vec>(row + ld) : halves_part<Vec>(row + ld, count);
+          word = pairs<Vec>(whole ? halves<Vec>(row) : halves_part<Vec>(row, count), high);
+        }
+        store_words(words(k / Step::kPerWord, j), word);
+      }
+    }
+  }
+  void copy(const Factor& weight, int64_t first, int64_t end) const {
+    with_elements(weight, [&](auto* from) { copy(from, weight.ld, first, end); });
+  }
+};
 
 template <class Step, int Rows, int Vectors, Order order>
 MOLT_INLINE void strip_tile(int64_t steps, const typename Step::Element* A, int64_t lda,
@@ -123,13 +189,16 @@ MOLT_INLINE void strip_tile(int64_t steps, const typename Step::Element* A, int6
 
 template <class Step, int Vectors, Order order>
 static void strip_panel(int64_t rows, int64_t steps, const typename Step::Element* A, int64_t lda,
-                        const typename Step::Element* B, float* C, int64_t ldc, bool accumulate) {
+                        const typename Step::Element* B, float* C, int64_t ldc, bool accumulate, Ahead& next,
+                        int64_t bytes_a_tile) {
   const int64_t next_row = order == Order::rows ? lda : Step::kPerWord;
   int64_t i = 0;
   const auto tiles = [&](auto height) {
     constexpr int Rows = decltype(height)::value;
-    for (; i + Rows <= rows; i += Rows)
+    for (; i + Rows <= rows; i += Rows) {
+      next.fetch(bytes_a_tile);
       strip_tile<Step, Rows, Vectors, order>(steps, A + i * next_row, lda, B, C + i * ldc, ldc, accumulate);
+    }
   };
   tiles(Constant<kTileRows>{});
   if constexpr (kTileRows > 4) tiles(Constant<4>{});
@@ -137,11 +206,14 @@ static void strip_panel(int64_t rows, int64_t steps, const typename Step::Elemen
   tiles(Constant<1>{});
 }
 
-// C[rows, padded tokens] = or += strip · panels.
+// C = or += strip · panels, with C in the same panels: of each, kStripRows rows as wide as it is, of which `rows` are
+// written. So a strip's results for one panel lie together; rows of all tokens would share few sets of the caches.
 template <class Step>
-static void multiply(const Strip<Step>& left, int64_t rows, const TokenPanels<Step>& right, float* C, int64_t ldc,
-                     bool accumulate = false) {
+static void multiply(const Strip<Step>& left, int64_t rows, const TokenPanels<Step>& right, float* C,
+                     bool accumulate = false, Ahead next = {}) {
   const int64_t steps = right.steps(), near = blocks_of(steps, blocks_of(steps, kNearSteps));
+  const int64_t tiles = blocks_of(steps, near) * blocks_of(right.padded(), 2 * kLanes) * larger(1, rows / kTileRows);
+  const int64_t bytes_a_tile = round_up(blocks_of(next.bytes, tiles), 64);
   for (int64_t step = 0; step < steps; step += near) {
     const int64_t count = smaller(near, steps - step);
     const bool add = accumulate || step > 0;
@@ -151,7 +223,8 @@ static void multiply(const Strip<Step>& left, int64_t rows, const TokenPanels<St
       const auto panel = left.order == Order::rows
                              ? (two ? strip_panel<Step, 2, Order::rows> : strip_panel<Step, 1, Order::rows>)
                              : (two ? strip_panel<Step, 2, Order::columns> : strip_panel<Step, 1, Order::columns>);
-      panel(rows, count, A, left.ld, right.panel(first, step), C + first, ldc, add);
+      panel(rows, count, A, left.ld, right.panel(first, step), C + first * kStripRows, right.width(first), add, next,
+            bytes_a_tile);
     }
   }
 }
@@ -167,6 +240,38 @@ MOLT_INLINE void store_features(const TokenPanels<Step>& panels, int64_t row, in
   } else {
     store_words(to, pairs<Vec>(narrow(first), narrow(second)));
   }
+}
+
+// Calls body(first, width, count) for the panels of a block of tokens: `count` of the `width` columns are tokens.
+template <class Body>
+static inline void for_panels(int64_t tokens, Body&& body) {
+  for (int64_t first = 0; first < tokens; first += 2 * kLanes) {
+    const int64_t count = smaller(2 * kLanes, tokens - first);
+    body(first, round_up(count, kLanes), count);
+  }
+}
+
+// Turns the results of a strip into rows of tokens: write(token, features) is given as many as the strip has rows.
+template <class Write>
+static void each_token(int64_t rows, int64_t tokens, const float* results, Write&& write) {
+  alignas(64) float turned[2 * kLanes * kStripRows];
+  for_panels(tokens, [&](int64_t first, int64_t width, int64_t count) {
+    transpose(rows, count, results + first * kStripRows, width, turned, kStripRows);
+    for (int64_t i = 0; i < count; i++) write(first + i, turned + i * kStripRows);
+  });
+}
+
+// Calls body(Step) with the kind of product: of bf16 if any of the tensors that enter it is stored so.
+template <class Body>
+static inline void with_step_of(const Tensor* tensors, int count, Body&& body) {
+  bool rounded = false;
+  for (int i = 0; i < count; i++) rounded = rounded || tensors[i].is_bf16();
+  if (!rounded) return body(Floats{});
+#if defined(__AVX512BF16__)
+  body(Bf16Pairs{});
+#else
+  body(RoundedFloats{});
+#endif
 }
 
 MOLT_SIMD_END

@@ -6,8 +6,6 @@
  *
  *   node --import tsx bench/attention.ts --python PATH [--rounds 9]
  */
-import { spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
 import { parseArgs } from 'node:util';
 import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from '../kernels/backend.ts';
@@ -15,6 +13,7 @@ import { startBackend } from '../kernels/backends.ts';
 import { runKernelOutputs } from '../kernels/fused.ts';
 import { ropeTable } from '../kernels/ops/rope.ts';
 import { castStorage } from '../kernels/ops/storage.ts';
+import { startPeer } from './peer/requests.ts';
 
 interface Shape {
   readonly batch: number;
@@ -40,7 +39,7 @@ const { values: options } = parseArgs({
   options: { python: { type: 'string' }, rounds: { type: 'string', default: '9' } },
 });
 if (options.python === undefined) throw new Error('--python PATH: an interpreter with PyTorch');
-const peer = startPeer(options.python);
+const peer = startPeer<Seconds>(options.python, 'pytorch_attention.py');
 await startBackend({ backend: 'native', threads: 1 });
 const backend = tf.backend() as NativeBackend;
 
@@ -100,21 +99,6 @@ function processorSeconds(body: () => void): number {
   backend.sync();
   const { user, system } = process.cpuUsage(before);
   return (user + system) / 1e6;
-}
-
-function startPeer(python: string): { run(request: object): Promise<Seconds>; close(): void } {
-  const script = new URL('./peer/pytorch_attention.py', import.meta.url).pathname;
-  const child = spawn(python, [script], { stdio: ['pipe', 'pipe', 'inherit'] });
-  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
-  return {
-    async run(request) {
-      child.stdin.write(`${JSON.stringify(request)}\n`);
-      const { value, done } = await lines.next();
-      if (done) throw new Error('PyTorch ended before it answered');
-      return JSON.parse(value) as Seconds;
-    },
-    close: () => child.stdin.end(),
-  };
 }
 
 function median(values: readonly number[]): number {

@@ -2,11 +2,13 @@
  * Time and speed of every fused kernel at the shapes of three students: the 64-wide one of configs/stories260k.yaml, one
  * twice as wide, and SmolLM2-135M. Calls go through the backend as in training, so the time holds the cost of a call.
  *
- *   node --import tsx bench/kernels.ts [--threads 2] [--shapes small,medium,large] [--only Ssd]
+ *   npm run bench -- [--threads 2] [--shapes small,medium,large] [--only Ssd]
+ *   npm run bench -- --threads 1 --only products [--python PATH] [--rounds 9]
  *
  * A line is the best of forty short batches, since a shared machine only ever adds time: microseconds a call, then GFLOP/s for
  * kernels that compute or GB/s (tensors read once, written once) for those that move data. MOLT_ISA=avx2 or sse2 in the
- * environment measures the other variants.
+ * environment measures the other variants. The matrix products have a table of their own (products.ts), which says how
+ * much of a core they use and, given a Python with PyTorch, how they compare.
  */
 import { parseArgs } from 'node:util';
 import * as tf from '@tensorflow/tfjs-core';
@@ -14,6 +16,7 @@ import type { NativeBackend } from '../kernels/backend.ts';
 import { startBackend } from '../kernels/backends.ts';
 import { type KernelAttributes, runKernelOutputs } from '../kernels/fused.ts';
 import { castStorage, storageOf } from '../kernels/ops/storage.ts';
+import { benchProducts } from './products.ts';
 
 interface Shapes {
   readonly name: string;
@@ -245,6 +248,8 @@ const { values: options } = parseArgs({
     threads: { type: 'string', default: '0' },
     shapes: { type: 'string', default: 'small,medium,large' },
     only: { type: 'string', default: '' },
+    python: { type: 'string' },
+    rounds: { type: 'string', default: '9' },
   },
 });
 
@@ -252,7 +257,8 @@ const { threads } = await startBackend({ backend: 'native', threads: Number(opti
 const backend = tf.backend() as NativeBackend;
 console.log(`native, ${backend.addon.isa}, ${threads} threads`);
 
-for (const shapes of students.filter(({ name }) => options.shapes.split(',').includes(name))) {
+const asked = options.only === 'products' ? [] : options.shapes.split(',');
+for (const shapes of students.filter(({ name }) => asked.includes(name))) {
   console.log(`\n${shapes.name}`);
   tf.tidy(() => {
     for (const bench of benchesOf(shapes)) {
@@ -269,6 +275,11 @@ for (const shapes of students.filter(({ name }) => options.shapes.split(',').inc
       );
     }
   });
+}
+
+if (options.only === '' || options.only === 'products') {
+  console.log('');
+  await benchProducts(backend, options.python, Number(options.rounds));
 }
 
 function run({ kernel, inputs, attributes }: Bench): tf.Tensor[] {

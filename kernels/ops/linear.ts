@@ -1,6 +1,7 @@
 /**
- * Linear layer y = x Wᵀ + b, also onto a residual, with three weights side by side, and with a result in two parts. The weight lies as checkpoints store it, one row an output feature. Fused because this is
- * where the flops are: the native backend multiplies by the transposed weight without ever transposing it.
+ * Linear layer y = x Wᵀ + b, also onto a residual, with three weights side by side, and with a result in two parts. The
+ * weight lies as checkpoints store it, one row an output feature. Fused because this is where the flops are: the native
+ * backend multiplies by the transposed weight without ever transposing it.
  *
  * Legend: R any leading dimensions, K features in, N features out.
  */

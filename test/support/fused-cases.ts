@@ -3,22 +3,13 @@
  * vector, head sizes that need padding, more states than values, one row, vocabularies that end inside a vector,
  * documents that begin in the middle of a block. Same form as op-cases.ts, so the same checks run on both.
  */
-import * as tf from '@tensorflow/tfjs-core';
+import type * as tf from '@tensorflow/tfjs-core';
 import { attention, attentionComposed } from '../../kernels/ops/attention.ts';
 import { causalConv, causalConvComposed } from '../../kernels/ops/conv.ts';
 import { crossEntropy, crossEntropyComposed } from '../../kernels/ops/cross-entropy.ts';
 import { embedding, embeddingComposed } from '../../kernels/ops/embedding.ts';
 import { gatedOutput, gatedOutputComposed } from '../../kernels/ops/gate.ts';
 import { type KlHeadOutputs, klHead, klHeadComposed } from '../../kernels/ops/kl-head.ts';
-import {
-  linear,
-  linearAdd,
-  linearComposed,
-  linearJoined,
-  linearJoinedComposed,
-  linearSplit,
-  linearSplitComposed,
-} from '../../kernels/ops/linear.ts';
 import { meanSquaredError, meanSquaredErrorComposed } from '../../kernels/ops/mse.ts';
 import { rmsNorm, rmsNormComposed } from '../../kernels/ops/rmsnorm.ts';
 import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
@@ -27,6 +18,7 @@ import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { ssdScan, ssdScanComposed } from '../../kernels/ops/ssd.ts';
 import { swiglu, swigluComposed } from '../../kernels/ops/swiglu.ts';
 import { createRandom } from '../../kernels/random.ts';
+import { linearAddCase, linearCase, linearJoinedCase, linearSplitCase } from './linear-cases.ts';
 import { mambaCoreCase } from './mamba-case.ts';
 import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
 import * as reference from './reference.ts';
@@ -51,86 +43,6 @@ export function fusedCases(): OpCase[] {
     return x;
   };
   const below = (n: number) => Math.floor(random.next() * n);
-
-  const linearCase = (R: number, N: number, K: number): OpCase => ({
-    name: `linear, ${R} rows of ${K} to ${N}`,
-    kernel: 'Linear',
-    inputs: { x: normal([R, K]), weight: normal([N, K]) },
-    integers: [],
-    differentiable: ['x', 'weight'],
-    lossOutputs: 1,
-    fused: (t) => [linear(t['x']!, t['weight']!)],
-    composed: (t) => [linearComposed(t['x']!, t['weight']!)],
-    reference: (a) => [reference.linear(a['x']!, a['weight']!)],
-  });
-
-  const linearAddCase = (R: number, N: number, K: number): OpCase => ({
-    name: `linearAdd, ${R} rows of ${K} to ${N}`,
-    kernel: 'LinearAdd',
-    inputs: { x: normal([R, K]), weight: normal([N, K]), residual: normal([R, N]) },
-    integers: [],
-    differentiable: ['x', 'weight', 'residual'],
-    lossOutputs: 1,
-    fused: (t) => [linearAdd(t['x']!, t['weight']!, t['residual']!)],
-    composed: (t) => [tf.add(t['residual']!, linearComposed(t['x']!, t['weight']!))],
-    reference: (a) => {
-      const y = reference.linear(a['x']!, a['weight']!);
-      for (let i = 0; i < y.data.length; i++) y.data[i] = y.data[i]! + a['residual']!.data[i]!;
-      return [y];
-    },
-  });
-
-  const linearJoinedCase = (R: number, K: number, widths: readonly [number, number, number]): OpCase => {
-    const weights = (t: Readonly<Record<string, tf.Tensor>>) => [t['first']!, t['second']!, t['third']!] as const;
-    return {
-      name: `linearJoined, ${R} rows of ${K} to ${widths}`,
-      kernel: 'LinearJoined',
-      inputs: {
-        x: normal([R, K]),
-        first: normal([widths[0], K]),
-        second: normal([widths[1], K]),
-        third: normal([widths[2], K]),
-      },
-      integers: [],
-      differentiable: ['x', 'first', 'second', 'third'],
-      lossOutputs: 1,
-      fused: (t) => [linearJoined(t['x']!, weights(t))],
-      composed: (t) => [linearJoinedComposed(t['x']!, weights(t))],
-      reference: (a) => {
-        const parts = ['first', 'second', 'third'].map((name) => reference.linear(a['x']!, a[name]!));
-        const y = array64([R, widths[0] + widths[1] + widths[2]]);
-        let column = 0;
-        parts.forEach((part, index) => {
-          const width = widths[index]!;
-          for (let r = 0; r < R; r++)
-            for (let n = 0; n < width; n++) y.data[r * y.shape[1]! + column + n] = part.data[r * width + n]!;
-          column += width;
-        });
-        return [y];
-      },
-    };
-  };
-
-  const linearSplitCase = (R: number, K: number, first: number, rest: number): OpCase => ({
-    name: `linearSplit, ${R} rows of ${K} to ${first} and ${rest}`,
-    kernel: 'LinearSplit',
-    inputs: { x: normal([R, K]), weight: normal([first + rest, K]) },
-    integers: [],
-    differentiable: ['x', 'weight'],
-    lossOutputs: 2,
-    fused: (t) => linearSplit(t['x']!, t['weight']!, first),
-    composed: (t) => linearSplitComposed(t['x']!, t['weight']!, first),
-    reference: (a) => {
-      const y = reference.linear(a['x']!, a['weight']!);
-      const columns = (from: number, width: number): Array64 => {
-        const part = array64([R, width]);
-        for (let i = 0; i < part.data.length; i++)
-          part.data[i] = y.data[Math.floor(i / width) * (first + rest) + from + (i % width)]!;
-        return part;
-      };
-      return [columns(0, first), columns(first, rest)];
-    },
-  });
 
   const rmsNormCase = (R: number, D: number): OpCase => ({
     name: `rmsNorm, ${R} rows of ${D}`,
@@ -370,20 +282,20 @@ export function fusedCases(): OpCase[] {
 
   return [
     // few rows, a few odd numbers, more depth and more columns than a block of the product
-    linearCase(1, 1, 1),
-    linearCase(1, 67, 33),
-    linearCase(3, 8, 64),
-    linearCase(67, 41, 300),
-    linearCase(66, 530, 5),
-    linearCase(300, 40, 600),
-    linearCase(70, 24, 16),
-    linearAddCase(1, 67, 33),
-    linearAddCase(67, 41, 300),
-    linearAddCase(5, 48, 16),
-    linearJoinedCase(1, 24, [16, 8, 8]),
-    linearJoinedCase(67, 40, [33, 7, 64]),
-    linearSplitCase(1, 24, 16, 3),
-    linearSplitCase(67, 40, 117, 6),
+    linearCase(normal, 1, 1, 1),
+    linearCase(normal, 1, 67, 33),
+    linearCase(normal, 3, 8, 64),
+    linearCase(normal, 67, 41, 300),
+    linearCase(normal, 66, 530, 5),
+    linearCase(normal, 300, 40, 600),
+    linearCase(normal, 70, 24, 16),
+    linearAddCase(normal, 1, 67, 33),
+    linearAddCase(normal, 67, 41, 300),
+    linearAddCase(normal, 5, 48, 16),
+    linearJoinedCase(normal, 1, 24, [16, 8, 8]),
+    linearJoinedCase(normal, 67, 40, [33, 7, 64]),
+    linearSplitCase(normal, 1, 24, 16, 3),
+    linearSplitCase(normal, 67, 40, 117, 6),
     rmsNormCase(1, 64),
     rmsNormCase(130, 64),
     rmsNormCase(5, 100),

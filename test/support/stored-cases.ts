@@ -12,6 +12,7 @@ import { rope, ropeComposed, ropeTable } from '../../kernels/ops/rope.ts';
 import { splitColumns, splitColumnsComposed } from '../../kernels/ops/split.ts';
 import { createRandom } from '../../kernels/random.ts';
 import type { Storage } from '../../kernels/rows/row.ts';
+import { linearAddCase, linearCase, linearJoinedCase, linearSplitCase } from './linear-cases.ts';
 import { mambaCoreCase } from './mamba-case.ts';
 import { documentStarts, gatedMlpCase, type OpCase, selfAttentionCase } from './op-cases.ts';
 import * as reference from './reference.ts';
@@ -19,8 +20,8 @@ import { type Array64, array64 } from './reference.ts';
 
 export interface StoredCase extends OpCase {
   readonly stored: readonly string[];
-  /** How every output is stored. */
-  readonly output: Storage;
+  /** How every output is stored, or each of them. */
+  readonly output: Storage | readonly Storage[];
   /** Whether intermediate results are rounded to bf16 because they enter a product of bf16. */
   readonly rounds?: true;
 }
@@ -96,6 +97,14 @@ export function storedCases(): StoredCase[] {
       rounds: true,
     };
   };
+
+  const storedLinear = (op: OpCase, stored: readonly string[], output: StoredCase['output'] = 'bf16'): StoredCase => ({
+    ...op,
+    name: `${op.name}, bf16 ${stored.join(' and ')}`,
+    stored,
+    output,
+    rounds: true,
+  });
 
   const storedMlp = (
     sizes: Parameters<typeof gatedMlpCase>[0],
@@ -204,6 +213,18 @@ export function storedCases(): StoredCase[] {
     storedMlp({ R: [33], D: 8, I: 7000 }),
     storedMlp({ R: [33], D: 24, I: 40 }, ['u']),
     storedMlp({ R: [33], D: 24, I: 40 }, ['gate', 'up', 'down']),
+    storedLinear(linearCase(normal, 1, 67, 33), ['x', 'weight']),
+    storedLinear(linearCase(normal, 3, 8, 64), ['weight']),
+    storedLinear(linearCase(normal, 8, 70, 31), ['x']),
+    storedLinear(linearCase(normal, 67, 41, 300), ['x', 'weight']),
+    storedLinear(linearCase(normal, 130, 800, 5), ['weight']),
+    storedLinear(linearCase(normal, 70, 24, 2100), ['x']),
+    storedLinear(linearAddCase(normal, 5, 48, 16), ['weight'], 'f32'),
+    storedLinear(linearAddCase(normal, 67, 41, 300), ['x', 'weight'], 'f32'),
+    storedLinear(linearJoinedCase(normal, 67, 40, [33, 7, 64]), ['x', 'first', 'second', 'third']),
+    storedLinear(linearJoinedCase(normal, 9, 24, [16, 8, 8]), ['x', 'first', 'second', 'third']),
+    storedLinear(linearSplitCase(normal, 1, 24, 16, 3), ['x'], ['bf16', 'f32']),
+    storedLinear(linearSplitCase(normal, 67, 40, 117, 6), ['x', 'weight'], ['bf16', 'f32']),
     addCase([3, 37], [3, 37], ['b']),
     addCase([130, 300], [130, 300], ['a']),
     addCase([130, 300], [130, 300], ['a', 'b']),

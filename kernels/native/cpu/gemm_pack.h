@@ -18,9 +18,9 @@ static inline int64_t steps_of(int64_t depth) {
 
 // Calls body(pointer) with the type of a factor's elements.
 template <class Body>
-static inline void with_elements(const Factor& f, Body&& body) {
+static inline auto with_elements(const Factor& f, Body&& body) {
   if (f.dtype == DType::bf16) return body(static_cast<const Bf16*>(f.data));
-  body(static_cast<const float*>(f.data));
+  return body(static_cast<const float*>(f.data));
 }
 
 // Temporary memory for elements of a product.

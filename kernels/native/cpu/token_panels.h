@@ -21,13 +21,6 @@ static inline typename Step::Element* elements_of(Scratch& scratch, int64_t coun
   else return scratch.floats(count);
 }
 
-// Calls body(pointer) with the type of a factor's elements.
-template <class Body>
-static inline auto with_elements(const Factor& factor, Body&& body) {
-  if (factor.dtype == DType::bf16) return body(static_cast<const Bf16*>(factor.data));
-  return body(static_cast<const float*>(factor.data));
-}
-
 // The right factor [depth, tokens]: panels of two vectors of tokens, behind them one of one vector if tokens are left.
 // What pads the last one is zero.
 template <class Step>

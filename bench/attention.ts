@@ -13,7 +13,7 @@ import { startBackend } from '../kernels/backends.ts';
 import { runKernelOutputs } from '../kernels/fused.ts';
 import { ropeTable } from '../kernels/ops/rope.ts';
 import { castStorage } from '../kernels/ops/storage.ts';
-import { startPeer } from './peer/requests.ts';
+import { median, processorSeconds, startPeer } from './peer/turns.ts';
 
 interface Shape {
   readonly batch: number;
@@ -38,7 +38,6 @@ interface Seconds {
 const { values: options } = parseArgs({
   options: { python: { type: 'string' }, rounds: { type: 'string', default: '9' } },
 });
-if (options.python === undefined) throw new Error('--python PATH: an interpreter with PyTorch');
 const peer = startPeer<Seconds>(options.python, 'pytorch_attention.py');
 await startBackend({ backend: 'native', threads: 1 });
 const backend = tf.backend() as NativeBackend;
@@ -79,28 +78,15 @@ function attentionOf({ batch, time, heads, kvHeads, headDim }: Shape, bf16: bool
     const seconds = { forward: 0, backward: 0 };
     for (let call = 0; call < calls; call++) {
       let outputs: tf.Tensor[] = [];
-      seconds.forward += processorSeconds(() => {
+      seconds.forward += processorSeconds(backend, () => {
         outputs = runKernelOutputs('SelfAttention', { qkv, ...tables, start }, attributes);
       });
       const [o, lse] = outputs as [tf.Tensor, tf.Tensor];
-      seconds.backward += processorSeconds(() => {
+      seconds.backward += processorSeconds(backend, () => {
         tf.dispose(runKernelOutputs('SelfAttentionGrad', { do: dO, qkv, o, lse, ...tables, start }, attributes));
       });
       tf.dispose(outputs);
     }
     return seconds;
   };
-}
-
-function processorSeconds(body: () => void): number {
-  backend.sync();
-  const before = process.cpuUsage();
-  body();
-  backend.sync();
-  const { user, system } = process.cpuUsage(before);
-  return (user + system) / 1e6;
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

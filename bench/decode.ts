@@ -25,6 +25,7 @@ import { type Cache, createCache, disposeCache } from '../models/cache.ts';
 import { nextLogits } from '../models/generate.ts';
 import { createModel, type Model } from '../models/hybrid.ts';
 import { frozenWeight } from '../pipeline/load-model.ts';
+import { median } from './peer/turns.ts';
 import {
   activationScale,
   networksOf,
@@ -182,9 +183,4 @@ function readWeights(path: string): Map<string, tf.Tensor> {
 /** The mixers' projections too: nothing is trained here. */
 function decodeWeight(name: string, host: Parameters<typeof frozenWeight>[1]): tf.Tensor {
   return frozenWeight(name, host, storage);
-}
-
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[sorted.length >> 1]!;
 }

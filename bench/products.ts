@@ -13,7 +13,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { NativeBackend } from '../kernels/backend.ts';
 import { type KernelAttributes, runKernelOutputs } from '../kernels/fused.ts';
 import { castStorage } from '../kernels/ops/storage.ts';
-import { type Peer, startPeer } from './peer/requests.ts';
+import { median, type Peer, startPeer } from './peer/turns.ts';
 
 /** A linear layer [rows, inputs] → [rows, outputs]: its result, or the gradient of its input or of its weight. */
 interface Layer {
@@ -166,8 +166,4 @@ function measurePeak(): Peak | undefined {
   } finally {
     rmSync(directory, { recursive: true });
   }
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)]!;
 }

@@ -13,7 +13,7 @@ import { moltError } from '../errors.ts';
 import { type PlanBackend, type PlannedMemory, planMemory } from '../kernels/plan-backend.ts';
 import type { Storage } from '../kernels/rows/row.ts';
 import type { TransformerConfig } from '../models/config.ts';
-import { createModel, type Model } from '../models/hybrid.ts';
+import { createModel, disposeModel, type Model } from '../models/hybrid.ts';
 import { mambaWeightShapes } from '../models/mamba2.ts';
 import { hybridNetwork, layersOf, type Network, transformerNetwork } from '../models/network.ts';
 import { createDistillStep } from './distill-step.ts';
@@ -79,6 +79,11 @@ export async function planDistill(
       await optimiser.apply(gradients);
       tf.dispose([loss, gradients]);
     }
+    optimiser.close();
+    for (const weight of new Set([...mixers.values(), ...trainable.values(), ...teacher.weights.values()])) {
+      weight.dispose();
+    }
+    disposeModel(teacher);
   });
   return sumUp(memory, frozen, resident);
 }

@@ -1,14 +1,17 @@
 /** The memory that is planned for a job, on the teacher that comes with Molt. */
 import { join } from 'node:path';
+import * as tf from '@tensorflow/tfjs-core';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type ModelDirectory, openModelDirectory } from '../../checkpoints/model-directory.ts';
 import { loadRecipe, type Recipe } from '../../configs/recipe.ts';
+import { startBackend } from '../../kernels/backends.ts';
 import { planDistill, requireMemory } from '../../pipeline/plan-memory.ts';
 
 const root = join(import.meta.dirname, '../..');
 let teacher: ModelDirectory & { kind: 'transformer' };
 
-beforeAll(() => {
+beforeAll(async () => {
+  await startBackend({ backend: 'auto' });
   teacher = openModelDirectory(demo().teacher.model) as typeof teacher;
 });
 afterAll(() => teacher.close());
@@ -27,6 +30,12 @@ test('grows with the batch, shrinks with recomputation and with bf16', async () 
   expect(await step('distill.recompute=layer')).toBeLessThan(0.6 * plan.step);
   expect(await step('engine.precision=bf16')).toBeLessThan(0.85 * plan.step);
   expect(plan.total).toBe(plan.process + plan.mapped + plan.frozen + plan.trained + plan.step);
+});
+
+test('leaves no tensor behind', async () => {
+  const before = tf.memory().numTensors;
+  await planDistill(teacher, demo('distill.train=[mixers,mlp,norms]'));
+  expect(tf.memory().numTensors).toBe(before);
 });
 
 test('counts three numbers for every trained weight', async () => {
